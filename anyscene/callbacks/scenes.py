@@ -1,0 +1,108 @@
+"""Generated validation scenes: metrics on all ranks, and a grid of the first ones."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from anyscene.checkpoint import replace_file, write_json
+from anyscene.config import SampleConfig
+from anyscene.data.transforms import DeviceBatch
+from anyscene.metrics.judge import Judge
+from anyscene.metrics.suite import SceneMetrics
+from anyscene.module import SceneModule
+from anyscene.sampler import sample_options, sample_scenes
+from anyscene.visual import sample_grid
+
+GridRow = tuple[int, str, dict[str, torch.Tensor]]
+
+
+class ValidationScenes(Callback):
+    """Generates every validation scene with the moving average, measures and shows it.
+
+    Writes `samples/step-XXXXXXXX/grid.png` and `metrics.json`, and logs `val/*`.
+    """
+
+    def __init__(self, folder: Path, config: SampleConfig, judge: Judge | None) -> None:
+        self.folder = folder
+        self.config = config
+        self.metrics = None if judge is None else SceneMetrics(judge)
+        self.rows: list[GridRow] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.rows = []
+        if self.metrics is not None:
+            self.metrics.to(pl_module.device).reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: DeviceBatch,
+        *_args: Any,
+    ) -> None:
+        assert isinstance(pl_module, SceneModule)
+        scene = batch["scene"] / 2 + 0.5
+        numbers = batch["counter"].tolist()
+        output = sample_scenes(
+            pl_module.pipeline(),
+            batch["prompt"],
+            [self.config.seed + number for number in numbers],
+            scene,
+            batch["mask"],
+            micro_batch=self.config.micro_batch,
+            **sample_options(self.config),
+        )
+        raw, blended = torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
+        if self.metrics is not None:
+            self.metrics.update(raw, blended, scene, batch["mask"], batch["truth"])
+        columns = {
+            "foreground": batch["hint"][:, :3],
+            "mask": batch["mask"],
+            "generated": raw,
+            "blended": blended,
+            "real": scene,
+        }
+        for place, number in enumerate(numbers):
+            if number < self.config.grid_scenes:
+                own = {name: images[place].cpu() for name, images in columns.items()}
+                self.rows.append((number, batch["prompt"][place], own))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SceneModule)
+        folder = self.folder / f"step-{trainer.global_step:08d}"
+        if self.metrics is not None:
+            results = self.metrics.compute()
+            pl_module.record({f"val/{name}": value for name, value in results.items()})
+            if trainer.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / "metrics.json", results)
+        rows = self._gather(trainer)
+        if trainer.is_global_zero and rows:
+            self._write_grid(trainer, folder, rows)
+
+    def _gather(self, trainer: Trainer) -> list[GridRow]:
+        """The rows of all ranks on rank zero, in the order of the samples."""
+        rows = self.rows
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        return sorted(rows, key=lambda row: row[0])
+
+    def _write_grid(self, trainer: Trainer, folder: Path, rows: list[GridRow]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
+        grid = sample_grid(columns, [row[1] for row in rows])
+        replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [grid], step=trainer.global_step)
+
+
+def load_judge(path: str | None) -> Judge | None:
+    """The judge of `metrics.judge`, if there is one."""
+    return None if path is None else Judge.from_pretrained(path)

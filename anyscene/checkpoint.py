@@ -1,0 +1,113 @@
+"""Atomic, checksummed files: a reader sees a whole file or none."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from anyscene.errors import DamageError, InputError
+
+PATTERN = "step-*.ckpt"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Canonical JSON, atomically."""
+    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    replace_file(path, lambda part: part.write_text(text))
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints, written atomically with a `.json` of step, size and checksum.
+
+    A crash leaves the checkpoint before this one untouched. The JSON comes last: a checkpoint
+    without it was never finished.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if storage_options is not None:
+            raise TypeError("storage_options are not supported")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda part: torch.save(checkpoint, part))
+        record = {
+            "step": checkpoint["global_step"],
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        write_json(path.with_suffix(".json"), record)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        check_checkpoint(Path(path))
+        return torch.load(path, map_location=map_location or "cpu", weights_only=weights_only)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).with_suffix(".json").unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises `DamageError` unless the file has the size and checksum of its record."""
+    record = path.with_suffix(".json")
+    if not record.is_file():
+        raise DamageError(f"{path} has no {record.name}: it was never finished")
+    stated = json.loads(record.read_text())
+    if not path.is_file():
+        raise DamageError(f"{path} is missing beside its record {record.name}")
+    if path.stat().st_size != stated["bytes"]:
+        raise DamageError(f"{path} has {path.stat().st_size} bytes, its record {stated['bytes']}")
+    if sha256_of(path) != stated["sha256"]:
+        raise DamageError(f"{path} does not have the sha256 of its record: it is damaged")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run, newest first."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def last_good_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; says loudly which ones it passes over. None without any.
+
+    Raises:
+        InputError: there are checkpoints, and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            check_checkpoint(path)
+        except DamageError as error:
+            print(f"WARNING: {error}; falling back to the checkpoint before", flush=True)
+            continue
+        return path
+    if found:
+        raise InputError(
+            f"all {len(found)} checkpoints in {folder} are damaged; restore one from a backup, "
+            "or move the folder away to start anew"
+        )
+    return None

@@ -1,0 +1,189 @@
+"""Composited foregrounds: cut-out elements placed on a transparent canvas, and canvases from files.
+
+Sizes are (height, width) in pixels; a `Placement` counts in fractions of the canvas.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from anyscene.errors import InputError
+
+ASPECT_TOLERANCE = 0.01
+"""Relative difference of aspect ratios up to which a canvas is resized rather than refused."""
+
+SIZE_MULTIPLE = 8
+"""Suggested sizes are multiples of this, as diffusers' pipelines require."""
+
+MAX_ELEMENT_HEIGHT = 4.0
+"""Largest height of an element in canvas heights: pixels given as fractions fill no memory."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A cut-out element and where it goes; what is beyond the canvas is clipped."""
+
+    image: Image.Image  # with an alpha channel, 255 = foreground
+    x: float  # centre, fraction of the canvas' width
+    y: float  # centre, fraction of the canvas' height
+    height: float  # fraction of the canvas' height; the aspect ratio is kept
+    name: str = "element"  # what errors call it
+
+
+def compose(placements: Sequence[Placement], size: tuple[int, int]) -> Image.Image:
+    """The RGBA canvas of `size` with every element resized and pasted, later ones on top.
+
+    Elements are resized with LANCZOS in premultiplied alpha, so that colours under transparent
+    pixels do not leak, and composited with "over" (Porter & Duff 1984), both in sRGB values.
+    Raises InputError for no elements, one wholly outside the canvas or of an impossible height.
+    """
+    if not placements:
+        raise InputError("a composited foreground needs at least one element")
+    height, width = size
+    canvas = Image.new("RGBA", (width, height))
+    for placement in placements:
+        element = _resize(placement.image, _pixel_size(placement, height))
+        left = round(placement.x * width - element.width / 2)
+        top = round(placement.y * height - element.height / 2)
+        if not (-element.width < left < width and -element.height < top < height):
+            raise InputError(
+                f"{placement.name} at x={placement.x:g}, y={placement.y:g}, "
+                f"height={placement.height:g} is wholly outside the canvas; "
+                "x and y are the centre as fractions, such as 0.5,0.5"
+            )
+        layer = Image.new("RGBA", canvas.size)
+        layer.paste(element, (left, top))
+        canvas = Image.alpha_composite(canvas, layer)
+    return canvas
+
+
+def parse_element(text: str) -> Placement:
+    """The placement that `FILE@X,Y,HEIGHT` names, such as `dog.png@0.6,0.7,0.4`.
+
+    Raises InputError for another form, numbers that are none, a file that cannot be read, has no
+    alpha channel or no visible pixel.
+    """
+    path, separator, numbers = text.rpartition("@")
+    parts = numbers.split(",")
+    try:
+        x, y, height = (float(part) for part in parts)
+    except ValueError:
+        x = y = height = math.nan
+    if not (separator and path and all(math.isfinite(value) for value in (x, y, height))):
+        raise InputError(
+            f"element {text!r} must be FILE@X,Y,HEIGHT with the centre and the height as fractions "
+            "of the canvas, such as dog.png@0.6,0.7,0.4"
+        )
+    placement = Placement(_read_rgba(Path(path)), x, y, height, name=path)
+    _check_height(placement)
+    if placement.image.getchannel("A").getextrema()[1] == 0:
+        raise InputError(f"{path} is transparent everywhere; its alpha must be 255 on the element")
+    return placement
+
+
+def read_canvas(path: Path | str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Colours 1 3 H W and alpha 1 1 H W, both in [0, 1], of an RGBA file, resized to `size`.
+
+    Raises InputError where the file cannot be read, has no alpha channel, no foreground
+    (alpha > 0.5), or an aspect ratio that differs by more than ASPECT_TOLERANCE.
+    """
+    path, (height, width) = Path(path), size
+    canvas = _read_rgba(path)
+    if not _same_aspect(canvas.size, (width, height)):
+        fitting_width, fitting_height = _fitting_size(canvas.size, width * height)
+        raise InputError(
+            f"{path} is {canvas.width} x {canvas.height} pixels (width x height), which does not "
+            f"fit {width} x {height}; ask for width={fitting_width} height={fitting_height}, "
+            f"or give a canvas of {width} x {height}"
+        )
+    rgb, alpha = canvas_tensors(_resize(canvas, (width, height)))
+    if not (alpha > 0.5).any():
+        raise InputError(f"{path} has no foreground: its alpha is 0.5 or less everywhere")
+    return rgb[None], alpha[None]
+
+
+def canvas_tensors(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """Colours 3 H W (not premultiplied) and alpha 1 H W of an RGBA image, float32 in [0, 1].
+
+    Raises InputError for an image without alpha channel.
+    """
+    if image.mode != "RGBA":
+        raise InputError(f"a canvas must be RGBA, this one is {image.mode}")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # 4 H W
+    return pixels[:3].contiguous(), pixels[3:].contiguous()
+
+
+def _read_rgba(path: Path) -> Image.Image:
+    """The file's upright RGBA image; InputError where there is none."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; give an RGBA image")
+    try:
+        with Image.open(path) as file:
+            if not file.has_transparency_data:
+                raise InputError(
+                    f"{path} has no alpha channel ({file.mode}); cut the element out first and "
+                    "give an RGBA file, alpha 255 on the foreground and 0 around it"
+                )
+            return ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _pixel_size(placement: Placement, canvas_height: int) -> tuple[int, int]:
+    """The element's (width, height) in pixels on the canvas, at least one each."""
+    _check_height(placement)
+    height = placement.height * canvas_height
+    width = height * placement.image.width / placement.image.height
+    return max(1, round(width)), max(1, round(height))
+
+
+def _check_height(placement: Placement) -> None:
+    if not 0 < placement.height <= MAX_ELEMENT_HEIGHT:
+        raise InputError(
+            f"{placement.name}: height={placement.height:g} must be above 0 and at most "
+            f"{MAX_ELEMENT_HEIGHT:g} canvas heights; 0.4 is 40 % of the canvas"
+        )
+
+
+def _resize(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    """The RGBA image at (width, height), unchanged if it has that size.
+
+    LANCZOS on premultiplied colours, divided by the resized alpha before that is clipped: so the
+    filter's ringing at the cut-out's border cancels, where Pillow's own RGBA resize leaves a rim.
+    """
+    rgba = image.convert("RGBA")
+    if rgba.size == size_wh:
+        return rgba
+    pixels = np.array(rgba, dtype=np.float32)  # H W 4
+    pixels[..., :3] *= pixels[..., 3:] / 255
+    planes = [Image.fromarray(pixels[..., channel]) for channel in range(4)]
+    resized = np.stack(
+        [np.array(plane.resize(size_wh, Image.Resampling.LANCZOS)) for plane in planes], axis=-1
+    )
+    alpha = resized[..., 3:]
+    resized[..., :3] *= np.where(alpha >= 0.5, 255 / np.maximum(alpha, 0.5), 0)
+    return Image.fromarray((resized + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def _same_aspect(first_wh: tuple[int, int], second_wh: tuple[int, int]) -> bool:
+    ratio = (first_wh[0] * second_wh[1]) / (first_wh[1] * second_wh[0])
+    return abs(ratio - 1) <= ASPECT_TOLERANCE
+
+
+def _fitting_size(shape_wh: tuple[int, int], area: int) -> tuple[int, int]:
+    """(width, height) in multiples of SIZE_MULTIPLE, of the shape's aspect and about the area."""
+    aspect = shape_wh[0] / shape_wh[1]
+    ideal = math.sqrt(area / aspect)
+    steps = range(SIZE_MULTIPLE, 4 * math.ceil(ideal) + 64 * SIZE_MULTIPLE, SIZE_MULTIPLE)
+    for height in sorted(steps, key=lambda step: abs(step - ideal)):
+        width = max(1, round(height * aspect / SIZE_MULTIPLE)) * SIZE_MULTIPLE
+        if _same_aspect((width, height), shape_wh):
+            return width, height
+    return shape_wh

@@ -1,0 +1,256 @@
+"""The one typed configuration object. `config_io` loads, merges and checks it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+REQUIRED = "???"  # OmegaConf's marker of a value that the user must give
+
+
+class Hint(Enum):
+    """What the Foreground Injection Module (FIM) is shown."""
+
+    pixel = "pixel"
+    latent = "latent"
+
+
+class Injection(Enum):
+    """Whether a FIM guides the base model."""
+
+    fim = "fim"
+    none = "none"
+
+
+class Trainable(Enum):
+    """Which weights get gradients."""
+
+    fim = "fim"
+    unet = "unet"
+
+
+class Weighting(Enum):
+    """Weight of the loss over the signal-to-noise ratio, see `diffusion.loss`."""
+
+    uniform = "uniform"
+    min_snr = "min_snr"
+    snr_plus_one = "snr_plus_one"
+
+
+class Precision(Enum):
+    """Arithmetic of a training step."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Logger(Enum):
+    """Where figures go beside `metrics.csv`, which is always written."""
+
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
+class Blend(Enum):
+    """How the elements' own pixels come back into the generated scene."""
+
+    none = "none"
+    alpha = "alpha"
+    detail = "detail"
+    laplacian = "laplacian"
+    poisson = "poisson"
+
+
+@dataclass
+class BaseConfig:
+    """The pretrained latent diffusion model that stays frozen."""
+
+    path: str = REQUIRED
+    """A diffusers Stable-Diffusion-type folder, or a hub id such as `stable-diffusion-v1-5/...`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null for the default one."""
+    first_stage: str | None = None
+    """Folder or hub id of an `AutoencoderTiny` to use in place of the base's own VAE."""
+
+
+@dataclass
+class FimConfig:
+    """The Foreground Injection Module: a `ControlNetModel` grown from the base's UNet."""
+
+    init: str | None = None
+    """Folder of a FIM (or of an export with `controlnet/`) to start from; null: a copy of the base."""
+    hint: Hint = Hint.pixel
+    """`pixel`: five image channels, exports to stock pipelines. `latent`: the foreground's latent."""
+    embedder_channels: list[int] | None = None
+    """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256 cut to fit."""
+    fit_embedder_steps: int = 0
+    """Steps in which the embedder alone is fitted to the foreground's latent before training. 0: off."""
+
+
+@dataclass
+class DataConfig:
+    """Where samples come from and how they are presented."""
+
+    train: str = REQUIRED
+    """Shard folder (with manifest.json) to train on."""
+    val: str | None = None
+    """Shard folder that validation reads, every sample once; null: no validation."""
+    val_samples: int = 64
+    """At most so many validation samples, the first ones of the manifest's order. > 0."""
+    batch_size: int = 16
+    """Global batch: samples an optimizer step, over all devices and accumulation. > 0."""
+    workers: int = 2
+    """Loader processes a device; 0 reads in the training process."""
+    shuffle_window: int = 4096
+    """Samples of a lane that are shuffled together. Larger mixes better and jumps more in files."""
+    max_bad_share: float = 0.01
+    """Share of samples found damaged (and replaced) above which the run stops. [0, 1]."""
+    exposure_stops: float = 0.5
+    """Half-range of the hint's random exposure against the scene, in stops. 0: off."""
+    tint: float = 0.15
+    """Half-range of the hint's random channel gains (warm-cool, green-magenta). 0: off."""
+
+
+@dataclass
+class LossConfig:
+    """Weights of the denoising loss."""
+
+    weighting: Weighting = Weighting.min_snr
+    """Weight over timesteps."""
+    gamma: float = 5.0
+    """Cap of the weight in `min_snr` and `snr_plus_one`. > 0."""
+    inside: float = 1.0
+    """Relative weight of latents inside the foreground mask. >= 0."""
+    boundary: float = 1.0
+    """Relative weight of the band just outside the mask, where extensions and shadows are. >= 0."""
+    rest: float = 1.0
+    """Relative weight of everything else. >= 0."""
+    boundary_width: float = 0.06
+    """Width of the boundary band as a share of the image's short side. (0, 1)."""
+
+
+@dataclass
+class TrainConfig:
+    """The optimisation."""
+
+    steps: int = REQUIRED  # type: ignore[assignment]
+    """Optimizer steps in all. > 0."""
+    trainable: Trainable = Trainable.fim
+    """`fim`: the base stays frozen. `unet`: the base's UNet itself, with `injection=none`."""
+    injection: Injection = Injection.fim
+    """`none` trains the base without a foreground, as text-to-image."""
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW. > 0."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up from 0."""
+    final_learning_rate_share: float = 1.0
+    """Share of the peak that a cosine decay ends at; 1 keeps it constant. [0, 1]."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW's two decay rates."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay. >= 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient. > 0."""
+    accumulate: int = 1
+    """Micro-batches an optimizer step. Divides `data.batch_size`."""
+    ema_decay: float = 0.9999
+    """Decay of the moving average of what is trained; it warms up by itself. 0: off. [0, 1)."""
+    prompt_dropout: float = 0.1
+    """Share of prompts replaced by the empty prompt, for guidance. [0, 1]."""
+    precision: Precision = Precision.fp32
+    """`bf16` needs a GPU that has it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    channels_last: bool = False
+    """Memory format of convolutions; faster on recent GPUs."""
+    compile: bool = False
+    """`torch.compile` of the UNet and the FIM, in place."""
+    devices: int = 1
+    """Processes a node: GPUs, or CPU processes where there is no GPU."""
+    nodes: int = 1
+    """Nodes of a multi-node job."""
+    threads: int | None = None
+    """CPU threads a process; null: torch's default."""
+    deterministic: bool = False
+    """Bit-reproducible kernels on CUDA, at a cost. On CPU runs are reproducible anyway."""
+    seed: int = 0
+    """Seed of everything: weights, data order, noise, prompts, augmentation."""
+    resume: str = "auto"
+    """`auto`: go on from the run folder's last checkpoint; `never`: refuse to; or a checkpoint's path."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints. > 0."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that stay on disk. >= 2, so that a damaged one has a fallback."""
+    validate_every: int = 1000
+    """Steps between validations; there is one at the end in any case. > 0."""
+
+
+@dataclass
+class SampleConfig:
+    """Sampling in validation: for metrics and for the sample grids."""
+
+    steps: int = 20
+    """Denoising steps of the base's own scheduler. > 0."""
+    guidance_scale: float = 7.5
+    """Text guidance, `s_text`. 1: off."""
+    foreground_guidance_scale: float = 1.0
+    """Foreground guidance, `s_fg`. Other than 1 costs a third pass."""
+    blend: Blend = Blend.detail
+    """Blending of the elements into the scene, after sampling."""
+    blend_k: float = 1.0
+    """`detail`: mix of the foreground's own low frequencies. 1 gives the foreground back. [0, 1]."""
+    micro_batch: int = 8
+    """Fixed batch of the sampler; the last one is padded, so an image depends on its seed alone. > 0."""
+    grid_scenes: int = 8
+    """Scenes in the sample grid, the first ones of validation. > 0."""
+    seed: int = 0
+    """Seed of the first validation image; the next has the next seed."""
+
+
+@dataclass
+class MetricsConfig:
+    """Metrics on the validation scenes."""
+
+    judge: str | None = None
+    """Folder of a judge (segmenter and class means) from `anyscene prepare base`; null: no metrics
+    that need it."""
+
+
+@dataclass
+class LogConfig:
+    """Tracking."""
+
+    every: int = 50
+    """Steps between logged figures. > 0."""
+    logger: Logger = Logger.wandb
+    """W&B runs offline by itself when nobody is logged in."""
+    project: str = "anyscene"
+    """W&B project."""
+    progress_bar: bool = True
+    """A bar with the time left."""
+
+
+@dataclass
+class DebugConfig:
+    """Tools for finding out why a run does not learn."""
+
+    overfit: int = 0
+    """Train on the first n samples only (1 or 4), to see them learnt by heart. 0: off."""
+
+
+@dataclass
+class Config:
+    """Everything that defines a run."""
+
+    name: str = REQUIRED
+    """Name of the run; its folder is `runs_dir`/`name`."""
+    runs_dir: str = "runs"
+    """Where run folders are made."""
+    base: BaseConfig = field(default_factory=BaseConfig)
+    fim: FimConfig = field(default_factory=FimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)

@@ -1,0 +1,123 @@
+"""The contract between `data_prep` (writes) and `anyscene.data` (reads): one sample, one batch.
+
+A sample in a tar shard is four members with a common key that holds no dot:
+
+    KEY.scene.png | KEY.scene.jpg   u8 H W 3   the real scene, the training target
+    KEY.mask.png                    u8 H W     soft alpha of the foreground, 255 = foreground
+    KEY.elements.png                u8 H W     element numbers 1..n as in `meta.elements`, 0 = none
+    KEY.meta.json                   `Meta`
+
+`manifest.json` beside the shards is a `ShardManifest`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from anyscene.errors import InputError
+
+if TYPE_CHECKING:  # data preparation reads this file and needs no torch
+    from torch import Tensor
+
+FORMAT = "anyscene-shards"
+VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class Element(TypedDict):
+    """One object of the composited foreground."""
+
+    annotation_id: int
+    category: str
+    box_xywh: list[float]  # pixels of this sample's scene
+    area_share: float  # of the scene's area, [0, 1]
+
+
+class Meta(TypedDict):
+    """What is known of a sample beside its pixels."""
+
+    key: str
+    source: str  # name of the data set, such as "coco" or "demo"
+    image_id: int
+    captions: list[str]  # at least one
+    size: list[int]  # [height, width] of the scene in the shard
+    original_size: list[int]  # [height, width] before resize and crop
+    crop_top_left: list[int]  # [y, x] of the crop in the resized image
+    bucket: str  # "HxW", equal to `size`
+    licence: str
+    elements: list[Element]
+    truth: dict[str, Any] | None  # ground truth of procedural scenes, None for photos
+
+
+@dataclass
+class ShardRecord:
+    """One tar file of a shard folder."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    bucket: str
+
+
+@dataclass
+class ShardManifest:
+    """`manifest.json`: free of time stamps, hosts and paths, so that preparation is byte-identical."""
+
+    split: str
+    seed: int
+    source: str
+    filters: dict[str, Any]
+    rejected: dict[str, int]
+    tools: dict[str, str]
+    samples: int
+    buckets: dict[str, int]
+    shards: list[ShardRecord]
+    base: dict[str, str] | None = None
+    format: str = FORMAT
+    version: int = VERSION
+    root: Path = field(default=Path(), compare=False)  # the folder it was read from; not written
+
+    def to_json(self) -> str:
+        """The manifest's canonical text: sorted keys, a line feed at the end."""
+        values = asdict(self)
+        del values["root"]
+        return json.dumps(values, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "ShardManifest":
+        """The manifest of a shard folder. Raises `InputError` when it is missing or foreign."""
+        path = Path(folder) / MANIFEST_NAME
+        if not path.is_file():
+            raise InputError(
+                f"no shards in {str(folder)!r}: {path} is missing; "
+                "make them with `anyscene prepare coco` or `anyscene prepare demo`"
+            )
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON ({error}); prepare the shards again") from None
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
+            raise InputError(
+                f"{path} has format {values.get('format')!r} version {values.get('version')!r}; "
+                f"expected {FORMAT!r} version {VERSION}: prepare the shards again"
+            )
+        values["shards"] = [ShardRecord(**record) for record in values["shards"]]
+        return cls(**values, root=Path(folder))
+
+
+class HostBatch(TypedDict):
+    """What a loader gives: B samples of one size, as they were stored."""
+
+    key: list[str]
+    counter: "Tensor"  # B int64, the source slot: all randomness is a function of (seed, counter)
+    scene_uint8: "Tensor"  # B 3 H W, RGB
+    mask_uint8: "Tensor"  # B 1 H W, 255 = foreground
+    elements_uint8: "Tensor"  # B 1 H W, element numbers 1..n, 0 = none
+    prompt: list[str]
+    original_size: "Tensor"  # B 2 int64, height and width before resize and crop
+    crop_top_left: "Tensor"  # B 2 int64, y and x
+    truth: list[dict[str, Any] | None]
+    replaced: int  # samples found damaged while this batch was made
+    damage: list[str]  # one line for each of them: shard, key and reason

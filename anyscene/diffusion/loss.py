@@ -1,0 +1,76 @@
+"""The denoising loss: weights over timesteps and over the picture, as pure functions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anyscene.config import LossConfig, Weighting
+from anyscene.diffusion.schedule import Schedule
+
+SNR_FLOOR = 1e-3  # keeps the terminal step of zero-terminal-SNR schedules in training
+
+
+def timestep_weight(snr: Tensor, prediction: str, weighting: Weighting, gamma: float) -> Tensor:
+    """Weight of the squared error of what is predicted, by signal-to-noise ratio, B.
+
+    With x-space weights w(SNR): `min_snr` is min(SNR, gamma) (Hang et al. 2023, eq. 9),
+    `snr_plus_one` is min(SNR + 1, gamma) (Salimans and Ho 2022, sec. 4, capped). The squared errors
+    of eps and v are SNR and SNR + 1 times that of x, so their weights are w / SNR and
+    w / (SNR + 1). `uniform` is 1 on the prediction itself. SNR is floored at `SNR_FLOOR`.
+    """
+    snr = snr.clamp(min=SNR_FLOOR)
+    match weighting:
+        case Weighting.uniform:
+            return torch.ones_like(snr)
+        case Weighting.min_snr:
+            weight = snr.clamp(max=gamma)
+        case Weighting.snr_plus_one:
+            weight = (snr + 1).clamp(max=gamma)
+    match prediction:
+        case "epsilon":
+            return weight / snr
+        case "v_prediction":
+            return weight / (snr + 1)
+        case _:
+            return weight
+
+
+def region_weight(mask: Tensor, size: tuple[int, int], config: LossConfig) -> Tensor:
+    """Weights of latents by region, B 1 h w with mean 1 for every sample.
+
+    Normalised per sample, so that micro-batches and ranks do not change the gradient.
+
+    Args:
+        mask: B 1 H W in [0, 1], 1 is foreground.
+        size: (h, w) of the latents.
+        config: relative weights inside, in the band just outside, and of the rest.
+    """
+    inside = F.adaptive_avg_pool2d(mask, size)
+    radius = max(1, round(config.boundary_width * min(size)))
+    near = F.max_pool2d(F.adaptive_max_pool2d(mask, size), 2 * radius + 1, 1, radius)
+    band = (near - inside).clamp(min=0)
+    weight = config.inside * inside + config.boundary * band + config.rest * (1 - inside - band)
+    return weight / weight.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def denoising_loss(
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    timesteps: Tensor,
+    schedule: Schedule,
+    config: LossConfig,
+) -> Tensor:
+    """Weighted squared error of every sample, B.
+
+    Args:
+        prediction, target: B C h w.
+        mask: B 1 H W in [0, 1].
+        timesteps: B int64.
+    """
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none")  # B C h w
+    error = (error * region_weight(mask, (error.shape[2], error.shape[3]), config)).mean((1, 2, 3))
+    weight = timestep_weight(
+        schedule.snr(timesteps), schedule.prediction, config.weighting, config.gamma
+    )
+    return error * weight

@@ -1,0 +1,72 @@
+"""The forward process and its targets, as the base's own scheduler config states them."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from anyscene.errors import ConfigError
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`alphas_cumprod` (T, float32) and what the network predicts."""
+
+    alphas_cumprod: Tensor
+    prediction: str
+
+    @property
+    def steps(self) -> int:
+        """Number of training timesteps T."""
+        return len(self.alphas_cumprod)
+
+    def to(self, device: torch.device | str) -> "Schedule":
+        return Schedule(self.alphas_cumprod.to(device), self.prediction)
+
+    def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at `timesteps` (B int64), each B 1 1 1."""
+        alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar), B."""
+        alpha = self.alphas_cumprod[timesteps]
+        return alpha / (1 - alpha)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps (Ho et al. 2020, eq. 4), B C h w."""
+        signal, sigma = self.signal_and_noise(timesteps)
+        return signal * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network is to predict, B C h w. v as in Salimans and Ho 2022, app. D."""
+        match self.prediction:
+            case "epsilon":
+                return noise
+            case "sample":
+                return latents
+            case _:
+                signal, sigma = self.signal_and_noise(timesteps)
+                return signal * noise - sigma * latents
+
+
+def build_schedule(scheduler_config: dict) -> Schedule:
+    """The schedule that a diffusers scheduler config describes, terminal SNR included."""
+    prediction = scheduler_config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ConfigError(
+            f"the base's scheduler has prediction_type={prediction!r}; "
+            f"supported are {', '.join(PREDICTIONS)}"
+        )
+    # DDIMScheduler derives betas from the shared keys, with rescaling to zero terminal SNR.
+    scheduler = DDIMScheduler.from_config(scheduler_config)
+    alphas = scheduler.alphas_cumprod.float()
+    if prediction == "epsilon" and float(alphas[-1]) == 0:
+        raise ConfigError(
+            "the base's scheduler has rescale_betas_zero_snr=true with prediction_type='epsilon': "
+            "noise cannot be predicted from pure noise; use v_prediction or sample"
+        )
+    return Schedule(alphas, prediction)

@@ -1,0 +1,130 @@
+"""The Foreground Injection Module (FIM): a ControlNet of the base that is shown the foreground."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel
+from torch import Tensor, nn
+
+from anyscene.compositing.hint import HINT_CHANNELS
+from anyscene.config import FimConfig, Hint
+from anyscene.errors import ConfigError, InputError
+from anyscene.models.base import Base, encode_images, vae_factor
+
+EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a factor of 8
+
+
+def hint_kind(fim: ControlNetModel) -> Hint:
+    """`pixel` or `latent`, read from the FIM's own config."""
+    return Hint.pixel if fim.config.conditioning_channels == HINT_CHANNELS else Hint.latent
+
+
+def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
+    """A FIM for `base`: loaded from `config.init`, or grown from the base's UNet.
+
+    At initialisation it changes nothing: the convolutions that lead into the UNet are zero. Unlike
+    ControlNet's, the embedder's last layer is small random, not zero: with two zero layers in series
+    the embedder would get no gradient until the second has moved.
+
+    Raises:
+        ConfigError: `embedder_channels` that don't fit the first stage.
+        InputError: `init` that is missing or belongs to another base.
+    """
+    if config.init is not None:
+        return _load_fim(config.init, base)
+    stages = vae_factor(base.vae).bit_length()  # log2(factor) + 1
+    match config.hint:
+        case Hint.pixel:
+            widths = tuple(config.embedder_channels or EMBEDDER_WIDTHS[:stages])
+            channels = HINT_CHANNELS
+            if len(widths) != stages:
+                raise ConfigError(
+                    f"fim.embedder_channels={list(widths)} has {len(widths)} entries; the base's "
+                    f"VAE factor {vae_factor(base.vae)} needs log2(factor) + 1 = {stages}"
+                )
+        case Hint.latent:
+            widths = (base.unet.config.block_out_channels[0],)
+            channels = base.vae.config.latent_channels + 1
+    fim = ControlNetModel.from_unet(
+        base.unet, conditioning_channels=channels, conditioning_embedding_out_channels=widths
+    )
+    generator = torch.Generator().manual_seed(seed)
+    _initialise_embedder(fim, generator)
+    return fim.requires_grad_(True).train()
+
+
+def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> None:
+    """Weights of the new layers as a function of the generator alone."""
+    embedder = fim.controlnet_cond_embedding
+    for layer in [embedder.conv_in, *embedder.blocks]:
+        nn.init.kaiming_normal_(layer.weight, generator=generator)
+        nn.init.zeros_(layer.bias)
+    nn.init.normal_(embedder.conv_out.weight, std=0.02, generator=generator)
+
+
+def _load_fim(path: str, base: Base) -> ControlNetModel:
+    folder = Path(path) / "controlnet"
+    source = str(folder if folder.is_dir() else path)
+    try:
+        fim = ControlNetModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"fim.init={path!r} could not be loaded ({reason})") from None
+    for key in ("block_out_channels", "in_channels", "cross_attention_dim"):
+        if fim.config[key] != base.unet.config[key]:
+            raise InputError(
+                f"fim.init={path!r} has {key}={fim.config[key]}, the base has "
+                f"{base.unet.config[key]}: it was trained on another base"
+            )
+    return fim.requires_grad_(True).train()
+
+
+def control_condition(fim: ControlNetModel, vae: nn.Module, hint: Tensor) -> Tensor:
+    """What the FIM's embedder takes, from the five-channel pixel hint B 5 H W in [0, 1].
+
+    For a pixel FIM the hint itself; for a latent one the foreground's latent (on grey) and the
+    pooled mask, B c+1 h w.
+    """
+    if hint_kind(fim) is Hint.pixel:
+        return hint
+    foreground = encode_images(vae, hint[:, :3] * 2 - 1)  # type: ignore[arg-type]
+    mask = F.adaptive_avg_pool2d(hint[:, 3:4], foreground.shape[-2:])
+    return torch.cat([foreground, mask.to(foreground.dtype)], dim=1)
+
+
+@torch.no_grad()
+def embedder_target(base: Base, hint: Tensor) -> Tensor:
+    """The base's own view of the foreground: its first convolution, without bias, of the latent of
+    the foreground on grey, B c0 h w.
+
+    An embedder that gives this lets the FIM's copied encoder start from features that it already
+    understands; a random one has to find them through the whole network.
+    """
+    latents = base.encode(hint[:, :3] * 2 - 1)
+    return F.conv2d(latents, base.unet.conv_in.weight, padding=1)
+
+
+def fit_embedder(
+    fim: ControlNetModel, base: Base, hints: Iterable[Tensor], steps: int, rate: float
+) -> float:
+    """Fit the embedder alone to `embedder_target`, one AdamW step for each hint B 5 H W.
+
+    Returns the last loss as a share of the target's variance: 0 is perfect, 1 is nothing.
+    """
+    embedder = fim.controlnet_cond_embedding
+    optimizer = torch.optim.AdamW(embedder.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+    share = 1.0
+    for hint in islice(hints, steps):
+        target = embedder_target(base, hint)
+        loss = F.mse_loss(embedder(hint), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        share = float(loss.detach() / target.var())
+    optimizer.zero_grad()
+    return share

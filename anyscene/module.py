@@ -1,0 +1,178 @@
+"""The training step, in the order of the method: encode, noise, FIM, UNet, loss."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from anyscene.config import Config, Injection, Trainable
+from anyscene.data.sample import HostBatch
+from anyscene.data.transforms import DeviceBatch, to_device_batch
+from anyscene.diffusion.loss import denoising_loss
+from anyscene.diffusion.random import Stream, normal, uniform
+from anyscene.diffusion.schedule import build_schedule
+from anyscene.errors import ConfigError
+from anyscene.models.base import load_base
+from anyscene.models.injection import build_fim, control_condition
+from anyscene.pipeline import AnyScenePipeline
+
+VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
+
+
+class SceneModule(LightningModule):
+    """A frozen base and what is trained on it: the FIM, or the base's UNet.
+
+    `trained` is the module with gradients; `averaged` its moving average, set by the EMA callback.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.base = load_base(config.base.path, config.base.revision, config.base.first_stage)
+        self.base_sha256 = self.base.sha256()
+        self.schedule = build_schedule(self.base.scheduler.config)
+        self.injection = None
+        if config.train.injection is Injection.fim:
+            self.injection = build_fim(config.fim, self.base, config.train.seed)
+        self.trained = self._select_trained()
+        self.averaged: nn.Module | None = None
+        if config.train.gradient_checkpointing:
+            self.base.unet.enable_gradient_checkpointing()
+            if self.injection is not None:
+                self.injection.enable_gradient_checkpointing()
+        self.validation_loss = MeanMetric()
+
+    def _select_trained(self) -> nn.Module:
+        match self.config.train.trainable:
+            case Trainable.fim if self.injection is not None:
+                return self.injection
+            case Trainable.unet:
+                return self.base.unet.requires_grad_(True).train()
+        raise ConfigError(
+            "train.trainable=fim needs train.injection=fim; "
+            "set train.trainable=unet to train the base without a foreground"
+        )
+
+    def training_step(self, batch: DeviceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        return self.sample_losses(batch, self.config.train.seed).mean()
+
+    def sample_losses(self, batch: DeviceBatch, seed: int) -> Tensor:
+        """The method: the loss of every sample, B. Random draws are functions of (seed, slot)."""
+        slots = batch["counter"]
+        with torch.no_grad():
+            draw = normal(seed, slots, Stream.first_stage, self.latent_shape(batch["scene"]))
+            latents = self.base.encode(batch["scene"], draw)  # B c h w
+            text = self.base.text(batch["prompt"])  # B n d
+        noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
+        steps = (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()  # B
+        noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
+        residuals = self.inject(noisy, steps, text, batch["hint"])
+        prediction = self.base.unet(noisy, steps, text, **residuals).sample  # B c h w
+        target = self.schedule.target(latents, noise, steps)
+        return denoising_loss(
+            prediction, target, batch["mask"], steps, self.schedule, self.config.loss
+        )
+
+    def inject(self, noisy: Tensor, steps: Tensor, text: Tensor, hint: Tensor) -> dict[str, Any]:
+        """The FIM's residuals by the names of the UNet's arguments; none without a FIM."""
+        if self.injection is None:
+            return {}
+        with torch.no_grad():
+            condition = control_condition(self.injection, self.base.vae, hint)
+        down, mid = self.injection(noisy, steps, text, condition, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of images B 3 H W."""
+        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
+        channels = self.base.vae.config.latent_channels
+        return (channels, images.shape[2] // factor, images.shape[3] // factor)
+
+    def validation_step(self, batch: DeviceBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """The loss at noise and timesteps that are the same at every validation."""
+        losses = self.sample_losses(batch, self.config.train.seed + VALIDATION_SEED_OFFSET)
+        self.validation_loss.update(losses)
+
+    def on_validation_epoch_end(self) -> None:
+        self.record({"val/loss": float(self.validation_loss.compute())})
+        self.validation_loss.reset()
+
+    def record(self, figures: dict[str, float]) -> None:
+        """Log figures against the number of optimizer steps done. Rank zero writes."""
+        for logger in self.loggers:
+            logger.log_metrics(figures, step=self.global_step)
+
+    def on_before_batch_transfer(self, batch: HostBatch, dataloader_idx: int) -> HostBatch:  # noqa: ARG002
+        """Prompt dropout, while the slots are still on the host."""
+        if not self.training:
+            return batch
+        share = self.config.train.prompt_dropout
+        draws = uniform(self.config.train.seed, batch["counter"], Stream.prompt_dropout)
+        kept = (draws >= share).tolist()
+        prompts = [p if keep else "" for p, keep in zip(batch["prompt"], kept, strict=True)]
+        return {**batch, "prompt": prompts}
+
+    def on_after_batch_transfer(self, batch: HostBatch, dataloader_idx: int) -> DeviceBatch:  # noqa: ARG002
+        data = self.config.data
+        return to_device_batch(
+            batch,
+            self.device,
+            exposure_stops=data.exposure_stops,
+            tint=data.tint,
+            seed=self.config.train.seed,
+            train=self.training,
+        )
+
+    def configure_optimizers(self) -> Any:
+        train = self.config.train
+        optimizer = torch.optim.AdamW(
+            self.trained.parameters(),
+            lr=train.learning_rate,
+            betas=(train.betas[0], train.betas[1]),
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to `final_learning_rate_share`."""
+        train = self.config.train
+        warm = min(1.0, (step + 1) / max(1, train.warmup_steps))
+        done = min(1.0, step / max(1, train.steps))
+        cosine = 0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * done)).item()
+        return warm * (train.final_learning_rate_share * (1 - cosine) + cosine)
+
+    def pipeline(self, averaged: bool = True) -> AnyScenePipeline:
+        """The live modules as a sampler; with the moving average where there is one."""
+        trained = self.averaged if averaged and self.averaged is not None else self.trained
+        parts = self.base.components()
+        if self.injection is None:
+            parts["unet"] = trained
+        else:
+            parts["controlnet"] = trained
+        pipeline = AnyScenePipeline(**parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    # A checkpoint holds what is trained, never frozen weights.
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        return {f"trained.{name}": value for name, value in self.trained.state_dict().items()}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        own = {name.removeprefix("trained."): value for name, value in state_dict.items()}
+        return self.trained.load_state_dict(own, strict=strict, assign=assign)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["base_sha256"] = self.base_sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stated = checkpoint["base_sha256"]
+        if stated != self.base_sha256 and self.config.train.trainable is Trainable.fim:
+            raise ConfigError(
+                f"the checkpoint was trained on a base with sha256 {stated[:16]}..., but "
+                f"base.path={self.config.base.path!r} has {self.base_sha256[:16]}...; "
+                "give the same base or start a run of another name"
+            )

@@ -1,0 +1,225 @@
+"""`anyscene train`: the order of a run, and nothing else."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger as LightningLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from anyscene import __version__
+from anyscene.callbacks.checkpoints import Checkpoints
+from anyscene.callbacks.ema import MovingAverage
+from anyscene.callbacks.metrics_csv import MetricsCsv
+from anyscene.callbacks.scenes import ValidationScenes, load_judge
+from anyscene.callbacks.throughput import StepProgress, Throughput
+from anyscene.checkpoint import AtomicCheckpointIO, last_good_checkpoint, write_json
+from anyscene.config import Config, Logger, Precision
+from anyscene.config_io import config_text
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.errors import ConfigError
+from anyscene.models.injection import fit_embedder
+from anyscene.module import SceneModule
+
+PRECISIONS = {Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
+VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
+
+
+def train(config: Config) -> Path:
+    """Train, or go on training, as `config` says; returns the run folder."""
+    run = Path(config.runs_dir) / config.name
+    checkpoint = find_checkpoint(config, run)
+    start_step = 0 if checkpoint is None else step_of(checkpoint)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    torch.set_float32_matmul_precision("high")
+    lightning.seed_everything(config.train.seed, verbose=False)
+
+    module = SceneModule(config)
+    data = SceneDataModule(
+        config.data,
+        seed=config.train.seed,
+        accumulate=config.train.accumulate,
+        overfit=config.debug.overfit,
+        start_step=start_step,
+        val_batch_size=config.sample.micro_batch,
+    )
+    if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
+        fit_hint_embedder(module, data)
+    prepare_run_folder(run, config, module)
+    csv = MetricsCsv(run / "metrics.csv")
+    trainer = build_trainer(config, run, csv)
+    csv.start_at(start_step)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if config.data.val is not None and config.train.steps % config.train.validate_every:
+        trainer.validate(module, data, verbose=False)
+    return run
+
+
+def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
+    """Let the FIM's embedder learn the base's view of the foreground from the first batches.
+
+    Every rank does the same on whole global batches, before the ranks are set up.
+    """
+    config = module.config
+    assert module.injection is not None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module.to(device)
+    hints = (module.on_after_batch_transfer(batch, 0)["hint"] for batch in data.train_dataloader())
+    steps = config.fim.fit_embedder_steps
+    share = fit_embedder(module.injection, module.base, hints, steps, rate=3e-3)
+    print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained", flush=True)
+
+
+def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
+    """Lightning's trainer for this machine."""
+    settings = config.train
+    on_gpu = torch.cuda.is_available()
+    single = settings.devices * settings.nodes == 1
+    strategy = "auto" if single else DDPStrategy(timeout=timedelta(minutes=10))
+    return Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=strategy,
+        precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        max_steps=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        val_check_interval=settings.validate_every * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=config.log.every,
+        deterministic=settings.deterministic,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=[csv, *build_loggers(config, run)],
+        callbacks=build_callbacks(config, run),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run,
+    )
+
+
+def build_callbacks(config: Config, run: Path) -> list[Callback]:
+    """One job each; the average is first, so that the others see it updated."""
+    callbacks: list[Callback] = []
+    if config.train.ema_decay > 0:
+        callbacks.append(MovingAverage(config.train.ema_decay))
+    callbacks.append(Throughput(config.data.batch_size, config.log.every))
+    if config.data.val is not None:
+        judge = load_judge(config.metrics.judge)
+        callbacks.append(ValidationScenes(run / "samples", config.sample, judge))
+    callbacks.append(
+        Checkpoints(
+            run / "checkpoints", config.train.checkpoint_every, config.train.keep_checkpoints
+        )
+    )
+    if config.log.progress_bar:
+        callbacks.append(StepProgress())
+    return callbacks
+
+
+def build_loggers(config: Config, run: Path) -> list[LightningLogger]:
+    """The tracker beside `metrics.csv`. W&B goes offline by itself where nobody is logged in."""
+    match config.log.logger:
+        case Logger.none:
+            return []
+        case Logger.tensorboard:
+            return [TensorBoardLogger(run, name="logs", version="tensorboard")]
+        case Logger.wandb:
+            return [build_wandb(config, run)]
+
+
+def build_wandb(config: Config, run: Path) -> WandbLogger:
+    """W&B in the run folder, with the run's own id, so that a resumed run goes on there."""
+    import wandb
+
+    offline = wandb.api.api_key is None and "WANDB_MODE" not in os.environ
+    if offline:
+        print(f"W&B: nobody is logged in, so it is offline; later: wandb sync {run}/wandb/*")
+        os.environ["WANDB_SILENT"] = "true"
+    record = json.loads((run / "run.json").read_text())
+    logger = WandbLogger(
+        name=config.name,
+        project=config.log.project,
+        save_dir=run,
+        id=record["wandb_id"],
+        resume="allow",
+        offline=offline,
+    )
+    return logger
+
+
+def find_checkpoint(config: Config, run: Path) -> Path | None:
+    """Where to go on from. Raises `ConfigError` where `train.resume=never` would overwrite a run."""
+    resume = config.train.resume
+    if resume == "auto":
+        return last_good_checkpoint(run / "checkpoints")
+    if resume != "never":
+        return Path(resume)
+    if (run / "run.json").exists():
+        raise ConfigError(
+            f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with it, "
+            "or another name"
+        )
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint, from its record."""
+    return int(json.loads(checkpoint.with_suffix(".json").read_text())["step"])
+
+
+def prepare_run_folder(run: Path, config: Config, module: SceneModule) -> None:
+    """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes."""
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(config_text(config))
+    path = run / "run.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"starts": []}
+    identity = f"{config.name}-{os.urandom(4).hex()}"
+    record.setdefault("run_id", identity)
+    record.setdefault("wandb_id", identity)
+    record["base"] = {
+        "path": config.base.path,
+        "revision": config.base.revision,
+        "sha256": module.base_sha256,
+    }
+    record["git_commit"] = git_commit()
+    versions = {name: version(name) for name in VERSIONS_OF}
+    record["versions"] = {"anyscene": __version__, **versions}
+    record["starts"].append(
+        {
+            "host": platform.node(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        }
+    )
+    write_json(path, record)
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with `+dirty` for uncommitted changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

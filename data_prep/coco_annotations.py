@@ -1,0 +1,166 @@
+"""COCO's JSON files as one small record an image: the only place that knows their keys."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyscene.errors import InputError
+
+TRUTH_NAME = "truth.jsonl"
+LARGEST_SIDE = 65_535  # pixels: JPEG's
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One instance, or one crowd region, of an image."""
+
+    annotation_id: int
+    category: str
+    segmentation: Any  # polygons as float64 arrays or a COCO run-length dictionary; not checked
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What COCO says of one image."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    licence: str  # "name url" or "unknown"
+    annotations: tuple[Annotation, ...]  # by annotation id
+    captions: tuple[str, ...] | None  # None: no captions file was given
+    truth: dict[str, Any] | None  # the image's line of truth.jsonl
+
+
+def read_records(
+    instances: Path, captions: Path | None, truth: Path | None, limit: int | None
+) -> list[ImageRecord]:
+    """The images of COCO files by rising id, the first `limit` of them.
+
+    Raises `InputError` for a missing file and for one that is not COCO.
+    """
+    table = _read_json(instances, ("images", "annotations", "categories"))
+    spoken = _read_captions(captions) if captions else None
+    truths = _read_truth(truth / TRUTH_NAME) if truth else {}
+    with _in_form("COCO format", instances):
+        categories = {category["id"]: category["name"] for category in table["categories"]}
+        licences = {entry["id"]: _licence(entry) for entry in table.get("licenses") or []}
+        annotations = _read_annotations(table["annotations"], categories)
+        records = [
+            ImageRecord(
+                image_id=image["id"],
+                file_name=image["file_name"],
+                height=_side(image["height"]),
+                width=_side(image["width"]),
+                licence=licences.get(image.get("license"), "unknown"),
+                annotations=tuple(annotations.get(image["id"], ())),
+                captions=None if spoken is None else tuple(spoken.get(image["id"], ())),
+                truth=truths.get(image["id"]),
+            )
+            for image in sorted(table["images"], key=lambda image: image["id"])
+        ]
+        _check_ids([record.image_id for record in records])
+    return records[:limit]
+
+
+def _side(pixels: object) -> int:
+    if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE:
+        raise ValueError(f"an image of {pixels!r} pixels on a side")
+    return pixels
+
+
+def _check_ids(ids: list[int]) -> None:
+    """Raises `ValueError` unless rising ids are whole numbers from 0, each there once."""
+    for before, number in zip([None, *ids], ids, strict=False):
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"the image id {number!r} is not a whole number from 0")
+        if number == before:
+            raise ValueError(f"the image id {number} is there twice")
+
+
+def _read_annotations(
+    rows: list[dict[str, Any]], categories: dict[int, str]
+) -> dict[int, list[Annotation]]:
+    found: dict[int, list[Annotation]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["id"]):
+        if row["category_id"] not in categories:
+            raise ValueError(
+                f"annotation {row['id']} has category_id {row['category_id']}, "
+                "which 'categories' does not list"
+            )
+        found[row["image_id"]].append(
+            Annotation(
+                annotation_id=row["id"],
+                category=categories[row["category_id"]],
+                segmentation=row.get("segmentation"),
+                crowd=bool(row.get("iscrowd", 0)),
+            )
+        )
+    return found
+
+
+def _licence(entry: dict[str, Any]) -> str:
+    return " ".join(str(entry[key]) for key in ("name", "url") if entry.get(key)) or "unknown"
+
+
+def _read_captions(path: Path) -> dict[int, list[str]]:
+    table = _read_json(path, ("annotations",))
+    found: dict[int, list[str]] = defaultdict(list)
+    with _in_form("COCO's caption format", path):
+        for row in sorted(table["annotations"], key=lambda row: row["id"]):
+            if caption := " ".join(row["caption"].split()):
+                found[row["image_id"]].append(caption)
+    return found
+
+
+def _read_truth(path: Path) -> dict[int, dict[str, Any]]:
+    with _in_form("JSON lines with an image_id each", path):
+        rows = [json.loads(line) for line in _read_text(path).splitlines()]
+        return {row.pop("image_id"): row for row in rows}
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        table = json.loads(_read_text(path), object_hook=_pack_polygons)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    missing = [key for key in keys if not isinstance(table, dict) or key not in table]
+    if missing:
+        raise InputError(f"{path} is not in COCO format: the key {missing[0]!r} is missing")
+    return table
+
+
+def _pack_polygons(values: dict[str, Any]) -> dict[str, Any]:
+    """Polygons as arrays while the file is parsed: lists of floats take four times the memory."""
+    polygons = values.get("segmentation")
+    if isinstance(polygons, list):
+        with suppress(
+            TypeError, ValueError
+        ):  # what is damaged stays, and is met when it is decoded
+            values["segmentation"] = [np.asarray(polygon, dtype=float) for polygon in polygons]
+    return values
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def _in_form(form: str, path: Path) -> Iterator[None]:
+    """One line that names the file instead of a missing key's or a wrong type's traceback."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"{path} is not in {form}: a record lacks the key {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not in {form}: {error}") from None

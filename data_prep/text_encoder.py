@@ -1,0 +1,96 @@
+"""Train a tokenizer and a small CLIP text encoder on the captions of a data set."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+MAX_LENGTH = 32  # tokens
+ALPHABET = 512  # byte symbols, inside and at the end of words: no text is ever unknown
+
+
+def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-level BPE) in which every word of the captions is one token."""
+    words = {word.strip(".,") for caption in captions for word in caption.lower().split()}
+    size = ALPHABET + 2 + sum(len(word) for word in words)  # merges stop when words are whole
+    trained = CLIPTokenizer().train_new_from_iterator(captions, size, show_progress=False)
+    trained.model_max_length = MAX_LENGTH
+    return trained
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
+    """Two CLIP layers of `width` channels for the tokenizer's vocabulary."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CLIPTextModel(config)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
+    return model
+
+
+def train_text_encoder(
+    model: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    captions: list[str],
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    device: str,
+) -> dict[str, float]:
+    """Teach states that a UNet can read: each token knows itself and its two predecessors, the last
+    one knows all words of the caption. Returns the final accuracies, [0, 1]."""
+    model.to(device).train()
+    ids = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=MAX_LENGTH,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids.to(device)
+    width, vocabulary = model.config.hidden_size, len(tokenizer)
+    heads = nn.ModuleList(nn.Linear(width, vocabulary) for _ in range(4)).to(device)
+    optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
+    figures: dict[str, float] = {}
+    for step in tqdm(range(steps), desc="text encoder", unit="step"):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = torch.randint(len(ids), (batch,), generator=generator).to(device)
+        loss, figures = _text_loss(model, heads, ids[chosen], tokenizer.eos_token_id)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    return figures
+
+
+def _text_loss(
+    model: CLIPTextModel, heads: nn.ModuleList, ids: Tensor, eos: int
+) -> tuple[Tensor, dict[str, float]]:
+    states = model(ids)[0]  # B n d
+    end = (ids == eos).int().argmax(1)  # the first end-of-text; padding follows
+    inside = torch.arange(ids.shape[1], device=ids.device) <= end[:, None]
+    loss = torch.zeros((), device=ids.device)
+    figures = {}
+    for back, head in enumerate(heads[:3]):
+        logits = head(states[:, back:])[inside[:, back:]]
+        labels = ids[:, : ids.shape[1] - back][inside[:, back:]]
+        loss = loss + F.cross_entropy(logits, labels)
+        figures[f"token_minus_{back}"] = float((logits.argmax(-1) == labels).float().mean())
+    bag = F.one_hot(ids, heads[3].out_features).amax(1).float()
+    logits = heads[3](states[torch.arange(len(ids), device=ids.device), end])
+    loss = loss + 3 * F.binary_cross_entropy_with_logits(logits, bag)
+    figures["bag_of_words"] = float(((logits > 0) == (bag > 0)).all(1).float().mean())
+    return loss, figures

@@ -1,0 +1,74 @@
+"""The Frechet distance against a closed form and scipy, also with fewer images than features."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from anyscene.metrics.frechet import SmallSampleFid, frechet_distance
+
+
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return features.mean(dim=0), torch.cov(features.T)
+
+
+def test_closed_form_of_diagonal_covariances() -> None:
+    first, second = torch.tensor([4.0, 1.0, 0.25]).double(), torch.tensor([1.0, 9.0, 0.0]).double()
+    means = torch.zeros(3).double(), torch.tensor([1.0, -2.0, 0.5]).double()
+    expected = means[1].square().sum() + (first.sqrt() - second.sqrt()).square().sum()
+    distance = frechet_distance(means[0], first.diag(), means[1], second.diag())
+    assert float(distance) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_equals_scipy_for_full_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    first = torch.randn(50, 6, generator=generator, dtype=torch.float64) @ mixing
+    second = torch.randn(40, 6, generator=generator, dtype=torch.float64) + 0.3
+    (mean_first, cov_first), (mean_second, cov_second) = moments(first), moments(second)
+    root = linalg.sqrtm(cov_first.numpy() @ cov_second.numpy()).real
+    expected = float((mean_first - mean_second).square().sum()) + np.trace(
+        cov_first.numpy() + cov_second.numpy() - 2 * root
+    )
+    metric = SmallSampleFid(6)
+    metric.update(first, second)
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_fewer_images_than_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(9, 32, generator=generator, dtype=torch.float64)
+    second = torch.randn(7, 32, generator=generator, dtype=torch.float64)
+    centred = [features - features.mean(dim=0) for features in (first, second)]
+    overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum() / math.sqrt(8 * 6)
+    expected = (first.mean(0) - second.mean(0)).square().sum() - 2 * overlap
+    expected += centred[0].square().sum() / 8 + centred[1].square().sum() / 6
+    metric = SmallSampleFid(32)
+    metric.update(first, second)
+    assert float(metric.compute()) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_equal_sets_have_no_distance_and_a_shift_adds_its_square() -> None:
+    features = torch.randn(10, 16, dtype=torch.float64)
+    equal, shifted = SmallSampleFid(16), SmallSampleFid(16)
+    equal.update(features, features)
+    shifted.update(features + 0.5, features)
+    assert float(equal.compute()) == pytest.approx(0, abs=1e-10)
+    assert float(shifted.compute()) == pytest.approx(16 * 0.25, abs=1e-9)
+
+
+def test_batches_do_not_matter() -> None:
+    first, second = torch.rand(2, 11, 8)
+    whole, parts = SmallSampleFid(8), SmallSampleFid(8)
+    whole.update(first, second)
+    for chosen in (slice(0, 2), slice(2, 3), slice(3, 11)):
+        parts.update(first[chosen], second[chosen])
+    assert float(whole.compute()) == pytest.approx(float(parts.compute()), abs=1e-12)
+
+
+def test_one_image_has_no_distance() -> None:
+    metric = SmallSampleFid(4)
+    metric.update(torch.rand(1, 4), torch.rand(1, 4))
+    assert math.isnan(metric.compute())
