@@ -1,9 +1,7 @@
 """Atomic, checksummed files: a reader sees a whole file or none."""
 
-import hashlib
 import json
-import os
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +9,9 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from anyscene.errors import DamageError, InputError
+from anyscene.files import replace_file, sha256_of, write_json
 
 PATTERN = "step-*.ckpt"
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Canonical JSON, atomically."""
-    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
-    replace_file(path, lambda part: part.write_text(text))
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -86,6 +61,16 @@ def check_checkpoint(path: Path) -> None:
         raise DamageError(f"{path} does not have the sha256 of its record: it is damaged")
 
 
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint, from its record."""
+    return int(json.loads(checkpoint.with_suffix(".json").read_text())["step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint, with tensors mapped rather than read. Check it first."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, newest first."""
     return sorted(folder.glob(PATTERN), reverse=True)
@@ -102,7 +87,7 @@ def last_good_checkpoint(folder: Path) -> Path | None:
         try:
             check_checkpoint(path)
         except DamageError as error:
-            print(f"WARNING: {error}; falling back to the checkpoint before", flush=True)
+            print(f"WARNING: {error}; falling back to the checkpoint before", file=sys.stderr)
             continue
         return path
     if found:

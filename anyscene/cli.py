@@ -5,15 +5,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from anyscene import __version__
+from anyscene.config import Blend
 from anyscene.errors import AnySceneError, DamageError
 
 Command = Callable[[argparse.Namespace], int]
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Tells a mistake in one line, as all other ones are told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 1 (damage, failed run) or 2 (a user's mistake)."""
+    """Run a command line; returns its exit code: 0, 1 (damage, a failed run), 2 (a mistake)."""
     options = build_parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -27,11 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(prog="anyscene", description="Scene customization.")
+    parser = OneLineParser(prog="anyscene", description="Scene customization.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_prepare(commands)
     _add_train(commands)
+    _add_export(commands)
+    _add_generate(commands)
+    _add_report(commands)
     return parser
 
 
@@ -64,6 +76,55 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("config", type=Path)
     train.add_argument("overrides", nargs="*", metavar="key=value")
     train.set_defaults(command=_train)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser("export", help="write a run's model as a diffusers folder")
+    export.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--checkpoint", type=Path, help="default: the newest undamaged one")
+    export.add_argument("--no-base", action="store_true", help="the FIM alone")
+    export.add_argument("--half", action="store_true", help="store weights as float16")
+    export.add_argument("--overwrite", action="store_true", help="replace an export in OUT")
+    export.set_defaults(command=_export)
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    generate = commands.add_parser(
+        "generate", help="make images from prompts and composited foregrounds"
+    )
+    generate.add_argument("model", nargs="?", metavar="MODEL", help="export, base or hub id")
+    generate.add_argument("--out", type=Path, help="folder of images and manifest.jsonl")
+    what = generate.add_argument_group("what to generate")
+    what.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    what.add_argument("--canvas", type=Path, help="RGBA file, alpha 255 on the foreground")
+    what.add_argument("--element", action="append", default=[], metavar="FILE@X,Y,HEIGHT")
+    what.add_argument("--scenes", type=Path, help="a .jsonl or .yaml list of scenes instead")
+    what.add_argument("--seed", type=int, default=0, help="of a prompt's first image")
+    what.add_argument("--images", type=int, default=1, help="for each prompt")
+    what.add_argument("--again", type=Path, metavar="MANIFEST", help="make its images again")
+    how = generate.add_argument_group("how; the defaults are the export's")
+    how.add_argument("--steps", type=int)
+    how.add_argument("--guidance-scale", type=float)
+    how.add_argument("--foreground-guidance-scale", type=float)
+    how.add_argument("--negative-prompt", default="")
+    how.add_argument("--height", type=int)
+    how.add_argument("--width", type=int)
+    how.add_argument("--blend", choices=[choice.name for choice in Blend])
+    how.add_argument("--blend-k", type=float, help="detail: 1 gives the foreground back")
+    how.add_argument(
+        "--known-latent", type=float, default=0.0, metavar="SHARE", help="of the steps"
+    )
+    how.add_argument("--micro-batch", type=int, help="images a call; default: as asked, at most 8")
+    how.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    how.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
+    generate.set_defaults(command=_generate)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser("report", help="write a run's report.html")
+    report.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    report.set_defaults(command=_report)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -109,9 +170,77 @@ def _train(options: argparse.Namespace) -> int:
     from anyscene.config_io import load_config
 
     config = load_config(options.config, options.overrides)
-    from anyscene.train import train
+    from anyscene.quiet import quiet_libraries
 
-    print(f"run folder: {train(config)}")
+    quiet_libraries()
+    from anyscene.train import is_first_process, train
+
+    run = train(config)
+    if is_first_process():
+        print(f"run folder: {run}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from anyscene.export_record import check_export
+
+    check_export(options.run, options.out, options.checkpoint, overwrite=options.overwrite)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.export import export
+
+    out = export(
+        options.run,
+        options.out,
+        checkpoint=options.checkpoint,
+        with_base=not options.no_base,
+        half=options.half,
+        overwrite=options.overwrite,
+    )
+    print(f"export: {out}")
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    if options.again is not None:
+        return _generate_again(options)
+    from anyscene.scene_list import check_request, request
+
+    model, scenes, settings, out = request(options)
+    check_request(model, scenes, settings)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.generate import MANIFEST_NAME, generate
+
+    lines = generate(model, scenes, settings, out)
+    print(f"{len(lines)} images: {out / MANIFEST_NAME}")
+    return 0
+
+
+def _generate_again(options: argparse.Namespace) -> int:
+    from anyscene.manifest import read_generation_manifest
+
+    lines = read_generation_manifest(options.again)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.remake import remake
+
+    results = remake(options.again, options.out, options.model)
+    for result in results:
+        if not result.equal:
+            print(result.report)
+    equal = sum(result.equal for result in results)
+    print(f"{equal} of {len(lines)} images are equal bit for bit")
+    return 0 if equal == len(results) else 1
+
+
+def _report(options: argparse.Namespace) -> int:
+    from anyscene.report import write_report
+
+    print(f"report: {write_report(options.run)}")
     return 0
 
 

@@ -77,13 +77,15 @@ class FimConfig:
     """The Foreground Injection Module: a `ControlNetModel` grown from the base's UNet."""
 
     init: str | None = None
-    """Folder of a FIM (or of an export with `controlnet/`) to start from; null: a copy of the base."""
+    """Folder of a FIM, or of an export with `controlnet/`, to start from; null: a copy of the
+    base."""
     hint: Hint = Hint.pixel
-    """`pixel`: five image channels, exports to stock pipelines. `latent`: the foreground's latent."""
+    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent."""
     embedder_channels: list[int] | None = None
-    """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256 cut to fit."""
+    """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256, as many
+    as it takes."""
     fit_embedder_steps: int = 0
-    """Steps in which the embedder alone is fitted to the foreground's latent before training. 0: off."""
+    """Steps in which the embedder alone learns the foreground's latent before training. 0: off."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class DataConfig:
     exposure_stops: float = 0.5
     """Half-range of the hint's random exposure against the scene, in stops. 0: off."""
     tint: float = 0.15
-    """Half-range of the hint's random channel gains (warm-cool, green-magenta). 0: off."""
+    """Half-range of the hint's random tint (warm-cool, green-magenta), in stops. 0: off."""
 
 
 @dataclass
@@ -175,7 +177,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of everything: weights, data order, noise, prompts, augmentation."""
     resume: str = "auto"
-    """`auto`: go on from the run folder's last checkpoint; `never`: refuse to; or a checkpoint's path."""
+    """`auto`: go on from the run folder's last checkpoint; `never`: refuse to; or the path of a
+    checkpoint."""
     checkpoint_every: int = 1000
     """Steps between checkpoints. > 0."""
     keep_checkpoints: int = 3
@@ -197,9 +200,9 @@ class SampleConfig:
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
     blend_k: float = 1.0
-    """`detail`: mix of the foreground's own low frequencies. 1 gives the foreground back. [0, 1]."""
+    """`detail`: share of the foreground's own low frequencies. 1: the foreground itself. [0, 1]."""
     micro_batch: int = 8
-    """Fixed batch of the sampler; the last one is padded, so an image depends on its seed alone. > 0."""
+    """Fixed batch of the sampler, the last one padded: an image depends on its seed alone. > 0."""
     grid_scenes: int = 8
     """Scenes in the sample grid, the first ones of validation. > 0."""
     seed: int = 0

@@ -3,10 +3,12 @@
 Nothing heavy is imported here, so that a mistake is reported before torch is loaded.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,10 +16,50 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from anyscene.config import Config, Injection, Precision, Trainable
+from anyscene.config import Config, Injection, Logger, Precision, Trainable
 from anyscene.errors import ConfigError, nearest
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+POSITIVE = (
+    "train.steps",
+    "train.learning_rate",
+    "train.clip_norm",
+    "train.accumulate",
+    "train.devices",
+    "train.nodes",
+    "train.threads",
+    "train.checkpoint_every",
+    "train.validate_every",
+    "data.batch_size",
+    "data.val_samples",
+    "data.shuffle_window",
+    "loss.gamma",
+    "sample.steps",
+    "sample.micro_batch",
+    "sample.grid_scenes",
+    "log.every",
+)
+NOT_NEGATIVE = (
+    "data.workers",
+    "data.exposure_stops",
+    "data.tint",
+    "train.warmup_steps",
+    "train.weight_decay",
+    "fim.fit_embedder_steps",
+    "loss.inside",
+    "loss.boundary",
+    "loss.rest",
+    "sample.guidance_scale",
+    "sample.foreground_guidance_scale",
+)
+SHARES = (
+    "data.max_bad_share",
+    "train.prompt_dropout",
+    "train.final_learning_rate_share",
+    "sample.blend_k",
+)
+BELOW_ONE = ("train.ema_decay", "loss.boundary_width")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -26,19 +68,29 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one line that names the key, the value, where it came from and the fix.
     """
+    config = read_config(path, overrides)
+    check_config(config)
+    check_paths(config)
+    return config
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """As `load_config`, but only keys, types and choices are checked, not what the values mean."""
     merged = OmegaConf.structured(Config)
     merged = _merge(merged, _read_yaml(Path(path)), str(path))
     for override in overrides:
         merged = _merge(merged, _parse_override(override), "the command line")
-    missing = sorted(OmegaConf.missing_keys(merged))
+    try:
+        missing = sorted(OmegaConf.missing_keys(merged))
+        config = None if missing else OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, f"{path} or the command line")) from None
     if missing:
         raise ConfigError(
             f"{missing[0]} has no value: set it in {path} or give {missing[0]}=... "
             "on the command line"
         )
-    config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
-    check_config(config)
     return config
 
 
@@ -69,6 +121,8 @@ def _parse_override(override: str) -> DictConfig:
     key, equals, _ = override.partition("=")
     if not equals:
         raise ConfigError(f"override {override!r} has no '=': write {key}=VALUE")
+    if not key:
+        raise ConfigError(f"override {override!r} has no key: write KEY=VALUE")
     try:
         return OmegaConf.from_dotlist([override])
     except (YAMLError, OmegaConfBaseException) as error:
@@ -81,6 +135,8 @@ def _merge(schema: Any, values: DictConfig, source: str) -> Any:
         return OmegaConf.merge(schema, values)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, source)) from None
+    except TypeError as error:  # a list's element, say
+        raise ConfigError(f"{next(iter(values))} in {source}: {error}") from None
 
 
 def _check_keys(values: DictConfig, kind: type, prefix: str, source: str) -> None:
@@ -109,28 +165,29 @@ def _all_keys(kind: type, prefix: str) -> list[str]:
     return keys
 
 
-def _explain(error: OmegaConfBaseException, source: str) -> str:
-    key = error.full_key or "a value"
-    wanted = f" (expected {_type_name(error.ref_type)})" if error.ref_type is not None else ""
-    first = str(error.msg or error).splitlines()[0]
-    choices = _choices(key)
-    if choices:
-        first = f"{first}; choose one of {', '.join(choices)}"
-        wanted = ""
-    return f"{key} in {source}: {first}{wanted}"
+def _explain(error: Exception, source: str) -> str:
+    key = getattr(error, "full_key", None) or "a value"
+    first = str(getattr(error, "msg", None) or error).splitlines()[0]
+    wanted = _type_of(key.partition("[")[0])
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        first = f"{first.partition(', expected')[0]}; choose one of {', '.join(wanted.__members__)}"
+    elif wanted is not None:
+        first = f"{first.rstrip('.')} (expected {_type_name(wanted)})"
+    return f"{key} in {source}: {first}"
 
 
 def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
+    return kind.__name__ if type(kind) is type else str(kind).replace("None", "null")
 
 
-def _choices(key: str) -> list[str]:
+def _type_of(key: str) -> Any:
+    """The annotated type of a full key; None for an unknown one."""
     kind: Any = Config
     for part in key.split("."):
         if not is_dataclass(kind):
-            return []
+            return None
         kind = get_type_hints(kind).get(part)
-    return [c.name for c in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+    return kind
 
 
 def check_config(config: Config) -> None:
@@ -146,8 +203,6 @@ def check_config(config: Config) -> None:
             f"train.devices x train.nodes = {train.accumulate} x {train.devices} x "
             f"{train.nodes} = {micro}; use {fits}"
         )
-    if len(train.betas) != 2:
-        raise ConfigError(f"train.betas={train.betas} has {len(train.betas)} values; it needs 2")
     if train.trainable is Trainable.fim and train.injection is Injection.none:
         raise ConfigError(
             "train.trainable=fim cannot go with train.injection=none: there would be nothing to "
@@ -157,53 +212,50 @@ def check_config(config: Config) -> None:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     if config.debug.overfit not in (0, 1, 4):
         raise ConfigError(f"debug.overfit={config.debug.overfit} must be 0, 1 or 4")
-    _check_paths(config)
 
 
 def _check_ranges(config: Config) -> None:
-    positive = {
-        "train.steps": config.train.steps,
-        "train.learning_rate": config.train.learning_rate,
-        "train.clip_norm": config.train.clip_norm,
-        "train.accumulate": config.train.accumulate,
-        "train.devices": config.train.devices,
-        "train.nodes": config.train.nodes,
-        "train.checkpoint_every": config.train.checkpoint_every,
-        "train.validate_every": config.train.validate_every,
-        "data.batch_size": config.data.batch_size,
-        "data.val_samples": config.data.val_samples,
-        "data.shuffle_window": config.data.shuffle_window,
-        "loss.gamma": config.loss.gamma,
-        "sample.steps": config.sample.steps,
-        "sample.micro_batch": config.sample.micro_batch,
-        "sample.grid_scenes": config.sample.grid_scenes,
-        "log.every": config.log.every,
-    }
-    for key, value in positive.items():
-        if value <= 0:
+    for key in POSITIVE:
+        value = _value(config, key)
+        if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{key}={value} must be greater than 0")
-    shares = {
-        "data.max_bad_share": config.data.max_bad_share,
-        "train.prompt_dropout": config.train.prompt_dropout,
-        "train.final_learning_rate_share": config.train.final_learning_rate_share,
-        "sample.blend_k": config.sample.blend_k,
-    }
-    for key, value in shares.items():
+    for key in NOT_NEGATIVE:
+        value = _value(config, key)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"{key}={value} must not be negative")
+    for key in SHARES:
+        value = _value(config, key)
         if not 0 <= value <= 1:
             raise ConfigError(f"{key}={value} must be between 0 and 1")
-    if not 0 <= config.train.ema_decay < 1:
-        raise ConfigError(f"train.ema_decay={config.train.ema_decay} must be in [0, 1)")
+    betas = config.train.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(
+            f"train.betas={betas} has {len(betas)} values; it needs 2, each at least 0 and less "
+            "than 1, such as [0.9, 0.999]"
+        )
+    for key in BELOW_ONE:
+        value = _value(config, key)
+        if not 0 <= value < 1:
+            raise ConfigError(f"{key}={value} must be at least 0 and less than 1")
+    if config.loss.inside == config.loss.boundary == config.loss.rest == 0:
+        raise ConfigError(
+            "loss.inside, loss.boundary and loss.rest are all 0: nothing would be learnt; "
+            "use 1 for each to weigh all latents alike"
+        )
     if config.train.keep_checkpoints < 2:
         raise ConfigError(
             f"train.keep_checkpoints={config.train.keep_checkpoints} must be at least 2, "
             "so that a damaged checkpoint has one before it"
         )
-    for key, value in {"data.workers": config.data.workers}.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value} must not be negative")
 
 
-def _check_paths(config: Config) -> None:
+def _value(config: Config, key: str) -> Any:
+    group, _, name = key.partition(".")
+    return getattr(getattr(config, group), name)
+
+
+def check_paths(config: Config) -> None:
+    """Folders, files and packages that are not here. A hub id is looked up later, when needed."""
     path = config.base.path
     if not Path(path).is_dir() and not HUB_ID.fullmatch(path):
         raise ConfigError(
@@ -221,3 +273,9 @@ def _check_paths(config: Config) -> None:
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).is_file():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")
+    package = config.log.logger.name
+    if config.log.logger is not Logger.none and find_spec(package) is None:
+        raise ConfigError(
+            f"log.logger={package} needs the package {package}: pip install {package}, or use "
+            "log.logger=none"
+        )

@@ -1,5 +1,6 @@
 """The training step, in the order of the method: encode, noise, FIM, UNet, loss."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,15 +8,16 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from anyscene.checkpoint import sha256_of
 from anyscene.config import Config, Injection, Trainable
-from anyscene.data.sample import HostBatch
+from anyscene.data.sample import MANIFEST_NAME, HostBatch
 from anyscene.data.transforms import DeviceBatch, to_device_batch
 from anyscene.diffusion.loss import denoising_loss
 from anyscene.diffusion.random import Stream, normal, uniform
-from anyscene.diffusion.schedule import build_schedule
+from anyscene.diffusion.schedule import Schedule, build_schedule
 from anyscene.errors import ConfigError
 from anyscene.models.base import load_base
-from anyscene.models.injection import build_fim, control_condition
+from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.pipeline import AnyScenePipeline
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
@@ -27,12 +29,16 @@ class SceneModule(LightningModule):
     `trained` is the module with gradients; `averaged` its moving average, set by the EMA callback.
     """
 
+    alphas_cumprod: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.base = load_base(config.base.path, config.base.revision, config.base.first_stage)
         self.base_sha256 = self.base.sha256()
-        self.schedule = build_schedule(self.base.scheduler.config)
+        schedule = build_schedule(self.base.scheduler.config)
+        self.prediction = schedule.prediction
+        self.register_buffer("alphas_cumprod", schedule.alphas_cumprod, persistent=False)
         self.injection = None
         if config.train.injection is Injection.fim:
             self.injection = build_fim(config.fim, self.base, config.train.seed)
@@ -43,6 +49,11 @@ class SceneModule(LightningModule):
             if self.injection is not None:
                 self.injection.enable_gradient_checkpointing()
         self.validation_loss = MeanMetric()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The base's forward process, on this module's device."""
+        return Schedule(self.alphas_cumprod, self.prediction)
 
     def _select_trained(self) -> nn.Module:
         match self.config.train.trainable:
@@ -137,6 +148,10 @@ class SceneModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    def configure_gradient_clipping(self, *_args: Any, **_kwargs: Any) -> None:
+        """Clip by norm here: Lightning refuses to, for a fused optimizer in bf16."""
+        nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.train.clip_norm)
+
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `final_learning_rate_share`."""
         train = self.config.train
@@ -167,8 +182,32 @@ class SceneModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["base_sha256"] = self.base_sha256
+        checkpoint["fixed"] = self.fixed_values()
+
+    def fixed_values(self) -> dict[str, Any]:
+        """What a resume must not change: the order of samples and all draws depend on it."""
+        data, train = self.config.data, self.config.train
+        manifest = Path(data.train) / MANIFEST_NAME
+        return {
+            "data.batch_size": data.batch_size,
+            "data.shuffle_window": data.shuffle_window,
+            "debug.overfit": self.config.debug.overfit,
+            "train.seed": train.seed,
+            "train.trainable": train.trainable.name,
+            "train.injection": train.injection.name,
+            "fim.hint": None if self.injection is None else hint_kind(self.injection).name,
+            "sha256 of data.train's manifest": sha256_of(manifest) if manifest.is_file() else None,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises `ConfigError` where this run could not go on as the checkpoint's run would."""
+        now = self.fixed_values()
+        for key, value in checkpoint.get("fixed", {}).items():
+            if now[key] != value:
+                raise ConfigError(
+                    f"{key} is {now[key]}, but the checkpoint to go on from was made with {value}; "
+                    f"give {value} again, or start a run of another name"
+                )
         stated = checkpoint["base_sha256"]
         if stated != self.base_sha256 and self.config.train.trainable is Trainable.fim:
             raise ConfigError(

@@ -1,7 +1,6 @@
 """AnyScenePipeline: prompts and a composited foreground in, scenes out. The only sampling path."""
 
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from anyscene.compositing.blending import blend as blend_pixels
-from anyscene.compositing.hint import make_hint
+from anyscene.compositing.hint import HINT_VERSION, make_hint
 from anyscene.config import Blend
 from anyscene.diffusion.guidance import combine
 from anyscene.errors import InputError
+from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.models.base import (
     Vae,
     decode_latents,
@@ -32,8 +32,6 @@ from anyscene.models.base import (
 )
 from anyscene.models.injection import control_condition
 from anyscene.models.layout_control import LayoutControl, keep_known_latents, keep_mask
-
-EXPORT_NAME = "anyscene.json"
 
 
 @dataclass
@@ -79,20 +77,28 @@ class AnyScenePipeline(DiffusionPipeline):
         """As diffusers', and also for exports that hold the FIM only (`export --no-base`).
 
         Raises:
-            InputError: the base that such an export names is missing or has other weights.
+            InputError: the base that such an export names is missing or has other weights, or the
+                FIM was trained on another version of the hint.
         """
         folder = Path(pretrained_model_name_or_path)
-        record = folder / EXPORT_NAME
-        if record.is_file() and not (folder / "model_index.json").is_file():
-            return cls._from_fim_only(folder, json.loads(record.read_text()), **options)
+        record = read_export_record(folder)
+        if record is not None and record["hint"] and record["hint_version"] != HINT_VERSION:
+            raise InputError(
+                f"{folder} was trained on hints of version {record['hint_version']}, this software "
+                f"makes version {HINT_VERSION}: use the version that exported it, or train again"
+            )
+        if record is not None and not (folder / MODEL_INDEX).is_file():
+            return cls._from_fim_only(folder, record, **options)
         return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
     def _from_fim_only(cls, folder: Path, record: dict[str, Any], **options: Any) -> Any:
         stated = record["base"]
-        beside = folder / stated["path"]
-        path = str(beside.resolve()) if beside.is_dir() else stated["path"]
-        base = load_base(path, stated["revision"])
+        path, first_stage = (
+            str((folder / name).resolve()) if name and (folder / name).is_dir() else name
+            for name in (stated["path"], stated["first_stage"])
+        )
+        base = load_base(path, stated["revision"], first_stage)
         if base.sha256() != stated["sha256"]:
             raise InputError(
                 f"{folder} was trained on a base with sha256 {stated['sha256'][:16]}..., "
@@ -100,7 +106,7 @@ class AnyScenePipeline(DiffusionPipeline):
             )
         fim = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
         pipeline = cls(**base.components(), controlnet=fim)
-        dtype = options.get("dtype")
+        dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype is None else pipeline.to(dtype)
 
     @torch.no_grad()
@@ -180,7 +186,7 @@ class AnyScenePipeline(DiffusionPipeline):
         raw = (decode_latents(self.vae, final).float() / 2 + 0.5).clamp(0, 1)
         blended = raw
         if foreground is not None and mask is not None:
-            blended = blend_pixels(raw, foreground.float(), mask.float(), Blend(blend), k=blend_k)
+            blended = blend_pixels(raw, foreground, mask, Blend(blend), k=blend_k)
         self.maybe_free_model_hooks()
         if output_type == "pt":
             return AnySceneOutput(images=blended, raw_images=raw)
@@ -197,14 +203,14 @@ class AnyScenePipeline(DiffusionPipeline):
     ) -> Tensor:
         """Scaled latents B c h w of the finished scenes."""
         self.scheduler.set_timesteps(steps, device=self._execution_device)
-        latents = latents * self.scheduler.init_noise_sigma
+        noise, latents = latents, latents * self.scheduler.init_noise_sigma
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if "generator" in accepted else {}
-        start = latents
-        with self.progress_bar(total=steps) as bar:
+        progress_bar: Any = self.progress_bar  # its type says that it is a decorator
+        with progress_bar(total=steps) as bar:
             for index, timestep in enumerate(self.scheduler.timesteps):
                 if known is not None and index < known.steps_share * steps:
-                    latents = self._keep_known(latents, known, start, timestep)
+                    latents = self._keep_known(latents, known, noise, timestep)
                 model_input = self.scheduler.scale_model_input(latents, timestep)
                 prediction = self._guided_prediction(model_input, timestep, conditions)
                 latents = self.scheduler.step(
@@ -260,10 +266,8 @@ class AnyScenePipeline(DiffusionPipeline):
     def _keep_known(
         self, latents: Tensor, known: "_Known", noise: Tensor, timestep: Tensor
     ) -> Tensor:
-        alpha = self.scheduler.alphas_cumprod.to(latents.device)[timestep.long()]
-        return keep_known_latents(
-            latents, known.latents, known.keep, noise, alpha.sqrt(), (1 - alpha).sqrt()
-        )
+        noised = self.scheduler.add_noise(known.latents, noise, timestep.reshape(1))
+        return keep_known_latents(latents, noised, known.keep)
 
     def _known(
         self, foreground: Tensor | None, mask: Tensor | None, layout: LayoutControl | None
@@ -298,8 +302,8 @@ class AnyScenePipeline(DiffusionPipeline):
                 f"mask has shape {tuple(mask.shape)}; "
                 f"expected {(count, 1, *foreground.shape[2:])}, as the foreground"
             )
-        device = self._execution_device
-        return foreground.to(device, self.unet.dtype), mask.to(device, self.unet.dtype)
+        device = self._execution_device  # and float32: blending gives these very pixels back
+        return foreground.to(device, torch.float32), mask.to(device, torch.float32)
 
     def _size(
         self, foreground: Tensor | None, height: int | None, width: int | None
@@ -313,16 +317,16 @@ class AnyScenePipeline(DiffusionPipeline):
                 )
             height, width = own
         default = self.unet.config.sample_size * self.vae_scale_factor
-        height, width = height or default, width or default
+        size = (height or default, width or default)
         multiple = self.vae_scale_factor * unet_factor(self.unet)
-        if height % multiple or width % multiple:
-            fit = [max(multiple, round(side / multiple) * multiple) for side in (height, width)]
+        if size[0] % multiple or size[1] % multiple:
+            fit = [max(multiple, round(side / multiple) * multiple) for side in size]
             raise InputError(
-                f"size {height}x{width} must be multiples of {multiple} "
+                f"size {size[0]}x{size[1]} must be multiples of {multiple} "
                 f"(VAE factor {self.vae_scale_factor} x UNet factor {unet_factor(self.unet)}); "
                 f"use {fit[0]}x{fit[1]}"
             )
-        return height, width
+        return size
 
     def _initial_latents(
         self, count: int, size: tuple[int, int], generator: Any, latents: Tensor | None
@@ -347,9 +351,9 @@ class AnyScenePipeline(DiffusionPipeline):
         return negatives
 
     def _pil(self, images: Tensor) -> list[Image]:
-        return self.image_processor.postprocess(
-            images, output_type="pil", do_denormalize=[False] * len(images)
-        )
+        flags = [False] * len(images)
+        pictures: Any = self.image_processor.postprocess(images, "pil", do_denormalize=flags)
+        return pictures
 
 
 @dataclass(frozen=True)

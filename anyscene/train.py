@@ -1,5 +1,6 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
+import inspect
 import json
 import os
 import platform
@@ -12,23 +13,31 @@ from typing import Any
 import lightning
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger as LightningLogger
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from anyscene import __version__
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.ema import MovingAverage
-from anyscene.callbacks.metrics_csv import MetricsCsv
+from anyscene.callbacks.metrics_csv import MetricsCsv, read_metrics
 from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
-from anyscene.checkpoint import AtomicCheckpointIO, last_good_checkpoint, write_json
-from anyscene.config import Config, Logger, Precision
+from anyscene.checkpoint import (
+    AtomicCheckpointIO,
+    check_checkpoint,
+    checkpoints,
+    last_good_checkpoint,
+    read_checkpoint,
+    step_of,
+    write_json,
+)
+from anyscene.config import Config, Precision
 from anyscene.config_io import config_text
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
 from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
+from anyscene.tracking import build_loggers, finish_loggers
 
 PRECISIONS = {Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
@@ -45,6 +54,8 @@ def train(config: Config) -> Path:
     lightning.seed_everything(config.train.seed, verbose=False)
 
     module = SceneModule(config)
+    if checkpoint is not None:
+        module.on_load_checkpoint(read_checkpoint(checkpoint))  # refuse before writing anything
     data = SceneDataModule(
         config.data,
         seed=config.train.seed,
@@ -60,8 +71,9 @@ def train(config: Config) -> Path:
     trainer = build_trainer(config, run, csv)
     csv.start_at(start_step)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if config.data.val is not None and config.train.steps % config.train.validate_every:
+    if config.data.val is not None and not is_validated(run, config.train.steps):
         trainer.validate(module, data, verbose=False)
+    finish_loggers(trainer.loggers)
     return run
 
 
@@ -72,12 +84,18 @@ def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
     """
     config = module.config
     assert module.injection is not None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module.to(device)
+    if torch.cuda.is_available():
+        module.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     hints = (module.on_after_batch_transfer(batch, 0)["hint"] for batch in data.train_dataloader())
     steps = config.fim.fit_embedder_steps
     share = fit_embedder(module.injection, module.base, hints, steps, rate=3e-3)
-    print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained", flush=True)
+    if is_first_process():
+        print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained")
+
+
+def is_validated(run: Path, step: int) -> bool:
+    """Whether the run has a validation at a step already."""
+    return any(row[:2] == (step, "val/loss") for row in read_metrics(run / "metrics.csv"))
 
 
 def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
@@ -85,18 +103,17 @@ def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
     settings = config.train
     on_gpu = torch.cuda.is_available()
     single = settings.devices * settings.nodes == 1
-    strategy = "auto" if single else DDPStrategy(timeout=timedelta(minutes=10))
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=strategy,
+        strategy="auto" if single else build_ddp(),
         precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip_norm,
         val_check_interval=settings.validate_every * settings.accumulate,
         check_val_every_n_epoch=None,
+        limit_val_batches=0 if config.data.val is None else 1.0,
         num_sanity_val_steps=0,
         log_every_n_steps=config.log.every,
         deterministic=settings.deterministic,
@@ -104,11 +121,19 @@ def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        logger=[csv, *build_loggers(config, run)],
+        logger=[csv, *(build_loggers(config, run) if is_first_process() else [])],
         callbacks=build_callbacks(config, run),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run,
     )
+
+
+def build_ddp() -> DDPStrategy:
+    """Data parallel, without buffers synchronised in each forward pass: the ranks may differ by a
+    validation batch, and then a forward pass must not be a collective."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DDPStrategy(timeout=timedelta(minutes=10), **{name: False})  # named so since torch 2.13
 
 
 def build_callbacks(config: Config, run: Path) -> list[Callback]:
@@ -130,60 +155,36 @@ def build_callbacks(config: Config, run: Path) -> list[Callback]:
     return callbacks
 
 
-def build_loggers(config: Config, run: Path) -> list[LightningLogger]:
-    """The tracker beside `metrics.csv`. W&B goes offline by itself where nobody is logged in."""
-    match config.log.logger:
-        case Logger.none:
-            return []
-        case Logger.tensorboard:
-            return [TensorBoardLogger(run, name="logs", version="tensorboard")]
-        case Logger.wandb:
-            return [build_wandb(config, run)]
-
-
-def build_wandb(config: Config, run: Path) -> WandbLogger:
-    """W&B in the run folder, with the run's own id, so that a resumed run goes on there."""
-    import wandb
-
-    offline = wandb.api.api_key is None and "WANDB_MODE" not in os.environ
-    if offline:
-        print(f"W&B: nobody is logged in, so it is offline; later: wandb sync {run}/wandb/*")
-        os.environ["WANDB_SILENT"] = "true"
-    record = json.loads((run / "run.json").read_text())
-    logger = WandbLogger(
-        name=config.name,
-        project=config.log.project,
-        save_dir=run,
-        id=record["wandb_id"],
-        resume="allow",
-        offline=offline,
-    )
-    return logger
-
-
 def find_checkpoint(config: Config, run: Path) -> Path | None:
-    """Where to go on from. Raises `ConfigError` where `train.resume=never` would overwrite a run."""
+    """Where to go on from; None to start anew.
+
+    Raises:
+        ConfigError: going on as `train.resume` says would overwrite or mix up a run.
+        DamageError: the checkpoint that `train.resume` names is damaged.
+    """
     resume = config.train.resume
     if resume == "auto":
         return last_good_checkpoint(run / "checkpoints")
-    if resume != "never":
-        return Path(resume)
-    if (run / "run.json").exists():
+    if resume == "never":
+        if is_first_process() and (run / "run.json").exists():  # the others see what it writes
+            raise ConfigError(
+                f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
+                "it, or another name"
+            )
+        return None
+    check_checkpoint(Path(resume))
+    newest = next(iter(checkpoints(run / "checkpoints")), None)
+    if newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
         raise ConfigError(
-            f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with it, "
-            "or another name"
+            f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
+            "remove the newer checkpoints or give the run another name"
         )
-    return None
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer step of a checkpoint, from its record."""
-    return int(json.loads(checkpoint.with_suffix(".json").read_text())["step"])
+    return Path(resume)
 
 
 def prepare_run_folder(run: Path, config: Config, module: SceneModule) -> None:
     """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes."""
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) != 0:
+    if not is_first_process():
         return
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text(config_text(config))
@@ -209,6 +210,12 @@ def prepare_run_folder(run: Path, config: Config, module: SceneModule) -> None:
         }
     )
     write_json(path, record)
+
+
+def is_first_process() -> bool:
+    """Whether this process is rank zero, whoever started it; known before the ranks are set up."""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def git_commit() -> str | None:

@@ -9,7 +9,7 @@ from anyscene.checkpoint import checkpoints
 
 
 class Checkpoints(Callback):
-    """Saves `step-XXXXXXXX.ckpt` every `every` steps and at the end, and keeps the newest `keep`."""
+    """Saves `step-XXXXXXXX.ckpt` every `every` steps and at the end; keeps the newest `keep`."""
 
     def __init__(self, folder: Path, every: int, keep: int) -> None:
         self.folder = folder
@@ -17,8 +17,8 @@ class Checkpoints(Callback):
         self.keep = keep
         self.saved_step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.saved_step = trainer.global_step
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.saved_step = trainer.global_step  # after a resume has restored it
 
     def on_train_batch_end(
         self,
@@ -38,7 +38,7 @@ class Checkpoints(Callback):
         if step == self.saved_step:
             return
         self.saved_step = step
-        trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt")
+        trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             for old in checkpoints(self.folder)[self.keep :]:
                 trainer.strategy.checkpoint_io.remove_checkpoint(old)

@@ -10,7 +10,7 @@ from anyscene.module import SceneModule
 
 
 class MovingAverage(Callback):
-    """Keeps `module.averaged`; its decay warms up as min(decay, (1 + n) / (10 + n)) after n steps."""
+    """Keeps `module.averaged`; after n steps its decay is min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -25,10 +25,10 @@ class MovingAverage(Callback):
             self.model.eval()
             pl_module.averaged = self.model.module
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.model is not None
         self.model.to(pl_module.device)
-        self.last_step = trainer.global_step
+        self.last_step = trainer.global_step  # after a resume has restored it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_args: Any, **_kwargs: Any

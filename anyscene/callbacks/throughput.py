@@ -11,18 +11,21 @@ from anyscene.module import SceneModule
 
 
 class Throughput(Callback):
-    """Logs `train/loss`, `train/images_per_second`, `train/data_wait_seconds` (a step) and
-    `train/learning_rate` every `every` optimizer steps."""
+    """Logs `train/loss` (of the global batch), `train/images_per_second`,
+    `train/data_wait_seconds` (a step) and `train/learning_rate` every `every` optimizer steps."""
 
     def __init__(self, batch_size: int, every: int) -> None:
         self.batch_size = batch_size
         self.every = every
-        self.last_step = 0
+        self.last_step = self.step = 0
         self.started = self.waiting_since = 0.0
         self.waited = 0.0
+        self.loss: torch.Tensor | float = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._restart(trainer)
+        self.loss = 0.0
+        self.step = trainer.global_step
 
     def on_train_batch_start(self, *_args: Any, **_kwargs: Any) -> None:
         self.waited += time.perf_counter() - self.waiting_since
@@ -36,14 +39,20 @@ class Throughput(Callback):
         **_kwargs: Any,
     ) -> None:
         assert isinstance(pl_module, SceneModule)
-        steps = trainer.global_step - self.last_step
-        if steps >= self.every:
+        self.loss = self.loss + outputs["loss"]  # each is its micro-batch's share of the mean
+        if trainer.global_step == self.step:  # between accumulated micro-batches
+            self.waiting_since = time.perf_counter()
+            return
+        self.step = trainer.global_step
+        loss, self.loss = self.loss, 0.0
+        if self.step % self.every == 0:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+            steps = self.step - self.last_step
             seconds = time.perf_counter() - self.started
             pl_module.record(
                 {
-                    "train/loss": float(trainer.strategy.reduce(outputs["loss"])),
+                    "train/loss": float(trainer.strategy.reduce(loss)),
                     "train/images_per_second": steps * self.batch_size / seconds,
                     "train/data_wait_seconds": self.waited / steps,
                     "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, source slot, stream): no state, no dependence on workers, ranks or batch.
+"""Randomness as a function of (seed, source slot, stream), whatever the workers, ranks or batch.
 
 Values are made by a counter-based generator: the mixing function of SplitMix64 (Steele, Lea and
 Flood 2014, "Fast splittable pseudorandom number generators", with the constants of its variant

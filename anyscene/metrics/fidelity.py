@@ -50,11 +50,11 @@ class LayoutMetrics(PerImageMetric):
 
     Found is a probability > 0.5, the mask alpha > 0.5. `mask_iou`: intersection / union.
     `outside_share`: found farther than 2 px (of a 64 px scene) from the mask / mask. `growth`:
-    found outside the mask / mask. `loss`: mask not found / mask. Read them beside its
+    found outside the mask / mask. `lost`: mask not found / mask. Read them beside its
     figures on real scenes, the segmenter's noise floor.
     """
 
-    names = ("mask_iou", "outside_share", "growth", "loss")
+    names = ("mask_iou", "outside_share", "growth", "lost")
 
     def update(self, probability: Tensor, alpha: Tensor) -> None:
         """probability of foreground and alpha: B 1 H W in [0, 1]. An empty mask gives NaN."""

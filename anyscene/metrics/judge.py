@@ -47,9 +47,9 @@ class ClassMeans(nn.Module):
         places = sorted({label.place for label in labels})
         lights = sorted({(label.direction, label.tone) for label in labels})
         design = torch.zeros(len(labels), len(places) + len(lights), dtype=torch.float64)
-        for row, (place, *light) in zip(design, labels, strict=True):
-            row[places.index(place)] = 1
-            row[len(places) + lights.index(tuple(light))] = 1
+        for row, label in zip(design, labels, strict=True):
+            row[places.index(label.place)] = 1
+            row[len(places) + lights.index((label.direction, label.tone))] = 1
         features = torch.cat([thumbnail(part) for part in images.split(256)]).double().cpu()
         parts = torch.linalg.pinv(design) @ features  # places and lights x 192
         means = parts[: len(places), None] + parts[None, len(places) :]

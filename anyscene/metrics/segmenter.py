@@ -156,20 +156,19 @@ def train_segmenter(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        segmenter = SmallSegmenter().train()
-    segmenter.to(device=device, memory_format=torch.channels_last)  # 1.5 times as fast on CPU
+        segmenter = SmallSegmenter().to(device).train()
     optimizer = torch.optim.AdamW(segmenter.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
     for step in range(1, steps + 1):
         chosen = torch.randint(len(images), (batch,), generator=generator)
         image = _soften(images[chosen].float() / 255, generator)
         mask = masks[chosen].float() / 255
-        loss = segmentation_loss(segmenter.logits(image.to(device)), mask.to(device))
+        image = image.to(device, memory_format=torch.channels_last)  # 1.5 times as fast on CPU
+        loss = segmentation_loss(segmenter.logits(image), mask.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if progress is not None:
             progress(step, loss.item())
-    segmenter.to(memory_format=torch.contiguous_format)  # as it comes back from a folder
     return segmenter.eval().requires_grad_(False)

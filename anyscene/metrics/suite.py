@@ -21,7 +21,7 @@ class SceneMetrics(nn.Module):
     Names of the results, each a mean over the images that have the value:
 
     `psnr_in_mask`, `psnr_in_mask_blended` in dB: `MaskedPsnr`, before and after blending;
-    `mask_iou`, `outside_share`, `growth`, `loss`: `LayoutMetrics` of the generated images;
+    `mask_iou`, `outside_share`, `growth`, `lost`: `LayoutMetrics` of the generated images;
     `place_accuracy`, `direction_accuracy`, `tone_accuracy`, `light_accuracy`: `PromptAccuracy`;
     `shadow_correlation`, `shadow_factual`, `shadow_swapped`, `shadow_skipped`: `ShadowCorrelation`;
     `fid_small`: `SmallSampleFid`; `images`: how many were seen.

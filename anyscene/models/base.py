@@ -1,17 +1,12 @@
-"""The pretrained latent diffusion model: loading, text, first stage. Everything here stays frozen."""
+"""The pretrained latent diffusion model: loading, text, first stage. All of it stays frozen."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -19,11 +14,19 @@ from anyscene.errors import InputError
 
 Vae = AutoencoderKL | AutoencoderTiny
 
+FAMILY = {
+    "unet": ["UNet2DConditionModel"],
+    "vae": ["AutoencoderKL", "AutoencoderTiny"],
+    "text_encoder": ["CLIPTextModel"],
+    "tokenizer": ["CLIPTokenizer", "CLIPTokenizerFast"],
+}
+"""The classes of a base's parts."""
+
 
 def encode_prompts(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]
 ) -> Tensor:
-    """Last hidden states of the prompts, B n d; long prompts are cut by the tokenizer (EOS kept)."""
+    """Last hidden states of the prompts, B n d; the tokenizer cuts long ones and keeps EOS."""
     tokens = tokenizer(
         prompts,
         padding="max_length",
@@ -125,65 +128,108 @@ def load_base(path: str, revision: str | None = None, first_stage: str | None = 
     Raises:
         InputError: not found, unreachable, incomplete, of another family, or parts that don't fit.
     """
-    check_family(path, revision)
-    parts: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
-    if first_stage is not None:
-        parts["vae"] = _load(AutoencoderTiny, first_stage, "base.first_stage")
-    pipeline = _load(
-        StableDiffusionPipeline,
-        path,
-        "base.path",
-        revision=revision,
-        requires_safety_checker=False,
-        **parts,
-    )
+    index = check_family(path, revision)
+    options = {} if revision is None else {"revision": revision}
+    if first_stage is None:
+        vae_class = getattr(diffusers, index["vae"][1])
+        vae = _load_weights(vae_class, path, "base.path", subfolder="vae", **options)
+    else:
+        vae = _load_weights(AutoencoderTiny, first_stage, "base.first_stage")
     base = Base(
-        pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler
+        unet=_load_weights(UNet2DConditionModel, path, "base.path", subfolder="unet", **options),
+        vae=vae,
+        text_encoder=_load_weights(
+            CLIPTextModel, path, "base.path", subfolder="text_encoder", **options
+        ),
+        tokenizer=_load(CLIPTokenizer, path, "base.path", subfolder="tokenizer", **options),
+        scheduler=_load(
+            getattr(diffusers, index["scheduler"][1]),
+            path,
+            "base.path",
+            subfolder="scheduler",
+            **options,
+        ),
     )
     _check_fit(path, base)
     return base
 
 
-def check_family(path: str, revision: str | None = None) -> None:
-    """Raises `InputError` unless `path` is a Stable-Diffusion-type folder or hub id."""
+def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
+    """The `model_index.json` of a folder or hub id: class by part.
+
+    Raises:
+        InputError: not found, or not of the Stable Diffusion type.
+    """
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise InputError(
             f"base.path={path!r} has no model_index.json: give the folder that "
             "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
         )
-    index = _load_index(path, revision)
-    if "text_encoder_2" in index or "unet" not in index or "vae" not in index:
+    try:
+        index = dict(DiffusionPipeline.load_config(path, revision=revision))
+    except (OSError, ValueError) as error:
+        raise _not_found(path, "base.path", error) from None
+    if "text_encoder_2" in index or any(
+        index.get(part, [None, None])[1] not in classes for part, classes in FAMILY.items()
+    ):
         raise InputError(
             f"base.path={path!r} is a {index.get('_class_name')}: this version trains on "
             "Stable Diffusion 1.x and 2.x type folders (one CLIP text encoder, UNet, VAE)"
         )
-
-
-def _load_index(path: str, revision: str | None) -> dict[str, Any]:
-    try:
-        return dict(DiffusionPipeline.load_config(path, revision=revision))
-    except (OSError, ValueError) as error:
-        raise _not_found(path, "base.path", error) from None
+    return index
 
 
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(path, dtype=torch.float32, **options)
+        return kind.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        raise _not_found(path, key, error) from None
+        raise _not_found(path, key, error, options.get("subfolder")) from None
 
 
-def _not_found(path: str, key: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
+def _load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
+    """A model in float32, from safetensors alone, with every weight that it needs."""
+    model, report = _load(
+        kind,
+        path,
+        key,
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:  # the libraries fill them with random numbers
+        raise InputError(
+            f"{key}={path!r}: its {options.get('subfolder', 'file')} lacks {len(missing)} weights "
+            f"of {kind.__name__}, such as {missing[0]}; it is incomplete or of another model"
+        )
+    return model
+
+
+def _not_found(path: str, key: str, error: Exception, part: str | None = None) -> InputError:
+    reason = " ".join(str(error).split())[:300]
+    if Path(path).is_dir():
+        of = "" if part is None else f", its {part} cannot be loaded"
+        return InputError(f"{key}={path!r} is not a complete diffusers folder{of}: {reason}")
     return InputError(
-        f"{key}={path!r} could not be loaded: neither a complete diffusers folder here nor a hub "
-        f"id that could be fetched ({reason}); download it with "
-        f"`hf download {path} --local-dir DIR` where there is a network and set {key}=DIR"
+        f"{key}={path!r} is no folder here, and as a hub id it could not be fetched ({reason}); "
+        f"run `hf download {path} --local-dir DIR` where there is a network and set {key}=DIR"
     )
 
 
 def _check_fit(path: str, base: Base) -> None:
-    width = base.text_encoder.config.hidden_size
+    tokens, text = base.tokenizer, base.text_encoder.config
+    if (
+        tokens.model_max_length > text.max_position_embeddings
+        or max(tokens.get_vocab().values()) >= text.vocab_size
+        or len(tokens) < text.vocab_size // 2
+    ):
+        raise InputError(
+            f"base.path={path!r}: its tokenizer has {len(tokens)} tokens and prompts of "
+            f"{tokens.model_max_length}, its text encoder takes {text.vocab_size} and "
+            f"{text.max_position_embeddings}; the tokenizer is missing or of another model"
+        )
+    width = text.hidden_size
     if base.unet.config.cross_attention_dim != width:
         raise InputError(
             f"base.path={path!r}: its text encoder gives {width} channels but its UNet expects "
@@ -192,6 +238,6 @@ def _check_fit(path: str, base: Base) -> None:
     channels = base.vae.config.latent_channels
     if base.unet.config.in_channels != channels:
         raise InputError(
-            f"base.path={path!r}: the first stage has {channels} latent channels but the UNet takes "
-            f"{base.unet.config.in_channels} (inpainting UNets, with 9, are not a base)"
+            f"base.path={path!r}: the first stage has {channels} latent channels but the UNet "
+            f"takes {base.unet.config.in_channels} (inpainting UNets, with 9, are not a base)"
         )

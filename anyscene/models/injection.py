@@ -18,16 +18,20 @@ EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a 
 
 
 def hint_kind(fim: ControlNetModel) -> Hint:
-    """`pixel` or `latent`, read from the FIM's own config."""
-    return Hint.pixel if fim.config.conditioning_channels == HINT_CHANNELS else Hint.latent
+    """`pixel` or `latent`, read from the FIM's own config: a latent's embedder has one resolution.
+
+    The number of channels does not tell: Stable Diffusion's latent with its mask has five, too.
+    """
+    single = len(fim.config.conditioning_embedding_out_channels) == 1
+    return Hint.latent if single else Hint.pixel
 
 
 def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
     """A FIM for `base`: loaded from `config.init`, or grown from the base's UNet.
 
     At initialisation it changes nothing: the convolutions that lead into the UNet are zero. Unlike
-    ControlNet's, the embedder's last layer is small random, not zero: with two zero layers in series
-    the embedder would get no gradient until the second has moved.
+    ControlNet's, the embedder's last layer is small random, not zero: with two zero layers in
+    series the embedder would get no gradient until the second has moved.
 
     Raises:
         ConfigError: `embedder_channels` that don't fit the first stage.

@@ -24,9 +24,6 @@ def keep_mask(alpha: Tensor, size: tuple[int, int]) -> Tensor:
     return (-F.adaptive_max_pool2d(-alpha, size) > 0.5).to(alpha.dtype)
 
 
-def keep_known_latents(
-    latents: Tensor, foreground: Tensor, keep: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor
-) -> Tensor:
+def keep_known_latents(latents: Tensor, noised: Tensor, keep: Tensor) -> Tensor:
     """`latents` with the known ones, noised to the same step, where `keep` is 1. All B c h w."""
-    known = signal * foreground + sigma * noise
-    return torch.where(keep > 0.5, known, latents)
+    return torch.where(keep > 0.5, noised, latents)

@@ -64,7 +64,7 @@ def test_layout_of_a_shifted_square() -> None:
     metric = LayoutMetrics()
     metric.update(square(10, 10, 8), square(10, 14, 8))  # half of it found, half 1 to 4 px beside
     assert {name: float(value) for name, value in metric.compute().items()} == pytest.approx(
-        {"mask_iou": 32 / 96, "outside_share": 16 / 64, "growth": 32 / 64, "loss": 32 / 64}
+        {"mask_iou": 32 / 96, "outside_share": 16 / 64, "growth": 32 / 64, "lost": 32 / 64}
     )
 
 
@@ -77,7 +77,7 @@ def test_layout_of_a_perfect_and_of_an_empty_segmentation() -> None:
         "mask_iou": [1, 0],
         "outside_share": [0, 0],
         "growth": [0, 0],
-        "loss": [0, 1],
+        "lost": [0, 1],
     }
 
 

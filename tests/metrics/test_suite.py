@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from anyscene.metrics.truth import Labels, encode_map
 
 SIZE = 32
 WITHOUT_TRUTH = {"psnr_in_mask", "psnr_in_mask_blended", "mask_iou", "outside_share", "growth"}
-WITHOUT_TRUTH |= {"loss", "fid_small", "images"}
+WITHOUT_TRUTH |= {"lost", "fid_small", "images"}
 WITH_TRUTH = {"place_accuracy", "direction_accuracy", "tone_accuracy", "light_accuracy"}
 WITH_TRUTH |= {"shadow_correlation", "shadow_factual", "shadow_swapped", "shadow_skipped"}
 LABELS = [Labels("beach", "left", "warm"), Labels("snow", "right", "cool")]
@@ -87,6 +88,15 @@ def test_results_are_means_of_the_images_and_reset_forgets() -> None:
     assert metrics.compute()["images"] == 2
 
 
+def test_blending_counts_in_its_own_figure_alone() -> None:
+    batch = scenes(4)
+    metrics, blended = SceneMetrics(judge()), SceneMetrics(judge())
+    metrics.update(**batch)
+    blended.update(**{**batch, "blended": batch["scene"]})
+    expected = metrics.compute() | {"psnr_in_mask_blended": pytest.approx(100)}
+    assert blended.compute() == expected
+
+
 def test_real_scenes_are_perfect_where_no_judge_is_asked() -> None:
     batch = scenes(4)
     metrics = SceneMetrics(judge())
@@ -109,7 +119,9 @@ def _measure_share(rank: int, shares: list[list[int]], folder: str) -> None:
     """One of two processes: for each split, its results and its view of all images."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     batch = scenes(7)
     found = []
     for share in shares:
@@ -127,10 +139,10 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path: Path) -> None:
     whole.update(**scenes(7))
     results, images = whole.compute(), whole.per_image()
     shares = [[5], [7], [0]]  # images of rank 0; the other rank has the rest, or none
-    multiprocessing.spawn(_measure_share, args=(shares, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(_measure_share, args=(shares, str(tmp_path)), nprocs=2, daemon=True)
     for rank in range(2):
         for found in json.loads((tmp_path / f"rank{rank}.json").read_text()):
-            assert found["results"] == pytest.approx(results, abs=1e-6)
+            assert found["results"] == pytest.approx(results, rel=1e-6, abs=1e-10)
             for name, values in images.items():
                 assert found["images"][name] == pytest.approx(values, abs=1e-5, nan_ok=True)
 

@@ -1,0 +1,211 @@
+"""`anyscene export`: a run's checkpoint as a folder that stock diffusers pipelines load."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from huggingface_hub import hf_hub_download
+from torch import nn
+
+from anyscene.checkpoint import check_checkpoint, last_good_checkpoint, read_checkpoint
+from anyscene.compositing.hint import HINT_VERSION
+from anyscene.config import Config
+from anyscene.config_io import read_config
+from anyscene.data.sample import MANIFEST_NAME
+from anyscene.errors import InputError
+from anyscene.export_record import (
+    EXPORT_NAME,
+    EXPORT_VERSION,
+    card_licence,
+    check_export,
+    run_figures,
+)
+from anyscene.files import sha256_of, write_json
+from anyscene.model_card import model_card
+from anyscene.models.base import vae_factor
+from anyscene.models.injection import hint_kind
+from anyscene.module import SceneModule
+
+AVERAGE = "MovingAverage"  # the EMA callback's key in a checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's weights in the live modules, and what its checkpoint says of them."""
+
+    config: Config
+    module: SceneModule
+    step: int
+    data_manifest_sha256: str | None
+
+
+def export(
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    with_base: bool = True,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the run's model to the folder `out` and return it. Deterministic and atomic.
+
+    Args:
+        run: a run folder of `anyscene train`.
+        out: a new folder; with `overwrite` also one that holds an export.
+        checkpoint: the one to export; None: the newest undamaged one. The moving average is taken
+            where there is one.
+        with_base: a complete pipeline; otherwise the FIM alone, with the base's name and hash.
+        half: weights as float16, but for the text encoder, which transformers would load as such.
+
+    Raises:
+        InputError: no run, no checkpoint, `out` is taken, or the weights do not fit float16.
+        DamageError: `checkpoint` is damaged.
+    """
+    check_export(run, out, checkpoint, overwrite=overwrite)
+    trained = load_trained(run, checkpoint)
+    if not with_base and trained.module.injection is None:
+        raise InputError(f"{run} trained the base's UNet: there is no FIM for --no-base")
+    if half:
+        _round_to_half(trained.module, with_base)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _save_weights(trained.module, part, with_base)
+        record = export_record(trained, run, out, with_base)
+        write_json(part / EXPORT_NAME, record)
+        (part / "README.md").write_text(model_card(record, with_base=with_base, half=half))
+        _move_into_place(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
+    """The modules of a run with the weights of a checkpoint, averaged ones where it has them."""
+    config = read_config(run / "config.yaml")
+    path = checkpoint or last_good_checkpoint(run / "checkpoints")
+    if path is None:
+        raise InputError(f"{run} has no checkpoint yet; `anyscene train` writes the first one")
+    check_checkpoint(path)
+    state = read_checkpoint(path)
+    module = SceneModule(config)
+    if state["base_sha256"] != module.base_sha256:
+        raise InputError(
+            f"{path} was trained on a base with sha256 {state['base_sha256'][:16]}..., but "
+            f"{config.base.path} has {module.base_sha256[:16]}...: restore the base it began with"
+        )
+    module.trained.load_state_dict(_weights(state), strict=True)
+    module.requires_grad_(False).eval()
+    recorded = state.get("fixed", {}).get("sha256 of data.train's manifest")
+    return Trained(
+        config, module, int(state["global_step"]), recorded or _manifest_sha256(config.data.train)
+    )
+
+
+def _weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What was trained, by the names of the trained module."""
+    average = state["callbacks"].get(AVERAGE)
+    prefix, values = ("module.", average) if average else ("trained.", state["state_dict"])
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _manifest_sha256(shards: str) -> str | None:
+    manifest = Path(shards) / MANIFEST_NAME
+    return sha256_of(manifest) if manifest.is_file() else None
+
+
+def _round_to_half(module: SceneModule, with_base: bool) -> None:
+    parts: dict[str, nn.Module | None] = {"the FIM": module.injection}
+    if with_base:
+        parts |= {"the UNet": module.base.unet, "the first stage": module.base.vae}
+    for name, part in parts.items():
+        if part is None:
+            continue
+        part.half()
+        if not all(value.isfinite().all() for value in part.state_dict().values()):
+            raise InputError(f"weights of {name} do not fit float16: export without --half")
+
+
+def export_record(trained: Trained, run: Path, out: Path, with_base: bool) -> dict[str, Any]:
+    """What `anyscene.json` says.
+
+    `base.sha256` is that of UNet, first stage and text encoder as a pipeline of this export has
+    them: rounded by `half`, and with the UNet that a UNet run trained.
+    """
+    config, base, fim = trained.config, trained.module.base, trained.module.injection
+    figures_step, figures = run_figures(run, trained.step)
+    first_stage = config.base.first_stage
+    unet: Any = base.unet
+    return {
+        "version": EXPORT_VERSION,
+        "hint_version": HINT_VERSION,
+        "hint": None if fim is None else hint_kind(fim).name,
+        "base": {
+            "path": _seen_from(out, config.base.path),
+            "revision": config.base.revision,
+            "first_stage": None if first_stage is None else _seen_from(out, first_stage),
+            "sha256": base.sha256() if with_base else trained.module.base_sha256,
+            "licence": base_licence(config.base.path, config.base.revision),
+        },
+        "prediction_type": base.scheduler.config["prediction_type"],
+        "vae_factor": vae_factor(base.vae),
+        "image_size": unet.config.sample_size * vae_factor(base.vae),
+        "config": json.loads(json.dumps(asdict(config), default=lambda choice: choice.name)),
+        "figures": figures,
+        "figures_step": figures_step,
+        "data_manifest_sha256": trained.data_manifest_sha256,
+        "step": trained.step,
+    }
+
+
+def _seen_from(out: Path, path: str) -> str:
+    """A local folder as a path relative to `out`; a hub id as it is."""
+    folder = Path(path)
+    return os.path.relpath(folder.resolve(), out.resolve()) if folder.is_dir() else path
+
+
+def base_licence(path: str, revision: str | None) -> str | None:
+    """The licence that the base's model card names; None where there is none to be had."""
+    if Path(path).is_dir():
+        return card_licence(Path(path) / "README.md")
+    try:
+        return card_licence(Path(hf_hub_download(path, "README.md", revision=revision)))
+    except (OSError, ValueError):  # no card, or no network: the base itself came from the cache
+        return None
+
+
+def _save_weights(module: SceneModule, folder: Path, with_base: bool) -> None:
+    fim = module.injection
+    if not with_base:
+        assert fim is not None
+        fim.save_pretrained(folder / "controlnet")
+    else:
+        parts = {**module.base.components(), "safety_checker": None, "feature_extractor": None}
+        kind: Any = StableDiffusionPipeline
+        if fim is not None:
+            kind, parts["controlnet"] = StableDiffusionControlNetPipeline, fim
+        kind(**parts, requires_safety_checker=False).save_pretrained(folder)
+    for path in folder.glob("*/config.json"):
+        _forget_origin(path)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take the folder that a part was loaded from out of its config."""
+    values = json.loads(path.read_text())
+    if values.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _move_into_place(part: Path, out: Path) -> None:
+    """Rename `part` to `out`; what was there goes only when the new folder is in its place."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    part.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,235 @@
+"""`anyscene generate`: prompts and composited foregrounds to images and their manifest.
+
+OUT/images/NAME.png    after blending           OUT/canvas/NAME.png   the composited foreground
+OUT/raw/NAME.png       before blending          OUT/masks/NAME.png    its mask, 255 = foreground
+OUT/manifest.jsonl     one line an image, written after its files
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from anyscene.compositing.compose import (
+    ASPECT_TOLERANCE,
+    canvas_tensors,
+    compose,
+    parse_element,
+    read_canvas,
+)
+from anyscene.config import Blend, SampleConfig
+from anyscene.errors import InputError
+from anyscene.export_record import read_export_record
+from anyscene.files import replace_file
+from anyscene.image_jobs import (
+    Foreground,
+    Job,
+    Model,
+    call_of,
+    load_model,
+    make_images,
+    png,
+    versions,
+)
+from anyscene.manifest import (
+    MANIFEST_VERSION,
+    GenerationLine,
+    append_line,
+    identity,
+    read_generation_manifest,
+)
+from anyscene.scene_list import MAX_MICRO_BATCH, GenerateSettings, Scene, check_request, sampling
+
+MANIFEST_NAME = "manifest.jsonl"
+
+
+def generate(
+    model: str, scenes: Sequence[Scene], settings: GenerateSettings, out: Path
+) -> list[GenerationLine]:
+    """Make what is not in `out` yet, and return the lines of all that was asked for, in order.
+
+    Args:
+        model: an export's or a base's folder, or a hub id.
+        scenes: what to generate.
+        settings: how.
+        out: folder of images and manifest.
+
+    Raises:
+        InputError: files, numbers or sizes that cannot be used.
+        DamageError: the manifest in `out` is damaged.
+    """
+    check_request(model, scenes, settings)
+    config = sampling(settings, read_export_record(Path(model)))
+    finished = read_finished(out / MANIFEST_NAME)
+    loaded = load_model(model, settings.dtype, settings.device)
+    total = settings.images * sum(len(scene.prompts) for scene in scenes)
+    micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
+    asked: list[str] = []
+    waiting: dict[str, list[Job]] = {}
+    with tqdm(total=total, unit="image", desc="generate", disable=None) as bar:
+
+        def finish(jobs: list[Job]) -> None:
+            for line in write_images(out, loaded, jobs):
+                finished[identity(line)] = line
+            bar.update(len(jobs))
+
+        for job in plan(loaded, scenes, settings, config, micro_batch, out):
+            asked.append(identity(job.line))
+            if asked[-1] in finished:
+                bar.update()
+                continue
+            call = call_of(job.line)
+            waiting.setdefault(call, []).append(job)
+            if len(waiting[call]) == micro_batch:
+                finish(waiting.pop(call))
+        for jobs in waiting.values():
+            finish(jobs)
+    return [finished[key] for key in asked]
+
+
+def read_finished(manifest: Path) -> dict[str, GenerationLine]:
+    """The lines of a manifest whose images are there, by identity; the last of equal ones."""
+    if not manifest.is_file():
+        return {}
+    return {
+        identity(line): line
+        for line in read_generation_manifest(manifest)
+        if all((manifest.parent / line[key]).is_file() for key in ("image", "image_raw"))
+    }
+
+
+def plan(
+    model: Model,
+    scenes: Sequence[Scene],
+    settings: GenerateSettings,
+    config: SampleConfig,
+    micro_batch: int,
+    out: Path,
+) -> Iterator[Job]:
+    """The images asked for, scene by scene; the canvases are written to `out` on the way."""
+    path = model.path
+    if Path(path).is_dir():
+        path = os.path.relpath(Path(path).resolve(), out.resolve())
+    common = {
+        "version": MANIFEST_VERSION,
+        "negative_prompt": settings.negative_prompt,
+        "model": path,
+        "model_sha256": model.sha256,
+        "steps": config.steps,
+        "scheduler": type(model.pipeline.scheduler).__name__,
+        "guidance_scale": float(config.guidance_scale),
+        "dtype": model.dtype,
+        "device": model.device_name(),
+        "threads": torch.get_num_threads(),
+        "micro_batch": micro_batch,
+        "versions": versions(),
+    }
+    for scene in scenes:
+        size = image_size(model, scene, settings)
+        own: dict[str, Any] = {"scene_id": scene.scene_id, "height": size[0], "width": size[1]}
+        own |= foreground_fields(model, scene, settings, config)
+        foreground = None
+        if scene.guided:
+            foreground = read_foreground(scene, size)
+            own |= write_canvas(out, scene.scene_id, foreground)
+        for prompt in scene.prompts:
+            for number in range(settings.images):
+                line = {**common, **own, "prompt": prompt, "seed": scene.seed + number}
+                yield Job(line, foreground)
+
+
+def foreground_fields(
+    model: Model, scene: Scene, settings: GenerateSettings, config: SampleConfig
+) -> dict[str, Any]:
+    """How the foreground guides; all off where there is none.
+
+    Raises:
+        InputError: nothing would come of the foreground with this model.
+    """
+    if not scene.guided:
+        off = dict.fromkeys(("canvas", "canvas_sha256", "mask", "layout", "blend"))
+        return {**off, "method": "text", "foreground_guidance_scale": 1.0}
+    known = float(settings.known_latent)
+    if not model.guided and not known:
+        raise InputError(
+            f"{model.path} has no Foreground Injection Module (controlnet/), so nothing would come "
+            "of the foreground: give an export that has one, or --known-latent 0.8"
+        )
+    blend = {"mode": config.blend.name, "k": float(config.blend_k)}
+    return {
+        "method": "anyscene" if model.guided else "known_latent",
+        "foreground_guidance_scale": float(config.foreground_guidance_scale),
+        "layout": {"known_latent": known} if known else None,
+        "blend": None if config.blend is Blend.none else blend,
+    }
+
+
+def image_size(model: Model, scene: Scene, settings: GenerateSettings) -> tuple[int, int]:
+    """(height, width): as given, otherwise the model's own area in the canvas' shape."""
+    native, multiple = model.native_size, model.multiple
+    if settings.height or settings.width or scene.canvas is None:
+        return settings.height or native, settings.width or native
+    with Image.open(scene.canvas) as file:
+        width, height = file.size
+    fitting = []
+    for own_height in range(multiple, 2 * native + 1, multiple):
+        own_width = max(1, round(own_height * width / height / multiple)) * multiple
+        distortion = abs(own_width * height / (own_height * width) - 1)
+        if distortion <= ASPECT_TOLERANCE and own_width <= 2 * native:
+            fitting.append((own_height, own_width))
+    if not fitting:
+        raise InputError(
+            f"{scene.canvas} is {width} x {height} pixels, a shape that no image of about "
+            f"{native} pixels a side, in multiples of {multiple}, has: pad it with transparent "
+            "pixels, to a square for instance"
+        )
+    return min(fitting, key=lambda size: abs(size[0] * size[1] - native**2))
+
+
+def read_foreground(scene: Scene, size: tuple[int, int]) -> Foreground:
+    """The canvas file, or the canvas that the elements make."""
+    if scene.canvas is not None:
+        rgb, alpha = read_canvas(scene.canvas, size)
+        return Foreground(rgb[0], alpha[0])
+    placements = [parse_element(element) for element in scene.elements]
+    return Foreground(*canvas_tensors(compose(placements, size)))
+
+
+def write_canvas(out: Path, scene_id: str, foreground: Foreground) -> dict[str, str]:
+    """Write the canvas and its mask; returns their fields. Another canvas gets another name."""
+    data = png(torch.cat([foreground.rgb, foreground.alpha]))
+    sha256 = hashlib.sha256(data).hexdigest()
+    canvas, mask = (f"{kind}/{scene_id}-{sha256[:8]}.png" for kind in ("canvas", "masks"))
+    for name, content in ((canvas, data), (mask, png(foreground.alpha))):
+        write_bytes(out / name, content)
+    return {"canvas": canvas, "canvas_sha256": sha256, "mask": mask}
+
+
+def write_images(out: Path, model: Model, jobs: Sequence[Job]) -> list[GenerationLine]:
+    """Make the images of jobs of one call, and add their lines to the manifest."""
+    lines = []
+    for job, (blended, raw) in zip(jobs, make_images(model, jobs), strict=True):
+        name = f"{job.line['scene_id']}-{job.line['seed']}-{identity(job.line)[:8]}.png"
+        made = {
+            "image": f"images/{name}",
+            "image_raw": f"raw/{name}",
+            "sha256": hashlib.sha256(blended).hexdigest(),
+            "sha256_raw": hashlib.sha256(raw).hexdigest(),
+        }
+        write_bytes(out / made["image_raw"], raw)
+        write_bytes(out / made["image"], blended)
+        line = {key: {**job.line, **made}[key] for key in GenerationLine.__annotations__}
+        append_line(out / MANIFEST_NAME, line)
+        lines.append(cast(GenerationLine, line))
+    return lines
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda part: part.write_bytes(content))

@@ -1,0 +1,40 @@
+"""Keeps what libraries tell their developers away from a user's terminal."""
+
+import logging
+import warnings
+
+RANK_ZERO_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",  # devices found, tips, how a fit stopped
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",  # a line a rank
+)
+HARMLESS_WARNINGS = (
+    ".*treespec, LeafSpec",  # lightning with torch 2.13
+    ".*does not have many workers",
+    ".*srun",  # where Slurm's client is installed
+    "Found .* in eval mode",  # the frozen base is meant to be
+    "The `local_dir_use_symlinks` argument",  # diffusers with huggingface_hub 1.x
+    "You have overridden `on_.*_batch_transfer`",  # the module's is meant
+)
+
+
+def quiet_libraries() -> None:
+    """Silence by name what is known to be harmless; call it before heavy imports.
+
+    Other warnings of libraries stay, as do the bars of downloads.
+    """
+    for name in RANK_ZERO_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("transformers.utils.import_utils").addFilter(_not_about_torchvision)
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def _not_about_torchvision(record: logging.LogRecord) -> bool:
+    return "requires torchvision" not in record.getMessage()

@@ -1,0 +1,299 @@
+"""`anyscene report`: one self-contained page about a run, for a screen or for paper."""
+
+import base64
+import io
+import json
+import math
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from markupsafe import Markup
+from PIL import Image
+
+from anyscene.errors import InputError
+from anyscene.files import replace_file
+from anyscene.report_plots import (
+    TRAIN,
+    VALIDATION,
+    Limits,
+    Series,
+    loss_plot,
+    small_plot,
+    smoothing_window,
+)
+
+MISSING = "\N{EN DASH}"
+EARLIER_GRIDS = 6  # shown at most, spread over the run
+WIDEST_GRID = 2000  # px; wider ones are reduced and compressed, so that the page stays light
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a figure is called, scaled and rounded."""
+
+    name: str
+    label: str
+    better: str = ""  # an arrow to where it is better
+    factor: float = 1.0
+    digits: int | None = None  # after the point; None: three significant ones
+    limits: Limits = (None, None)  # of its axis, after scaling
+
+    def text(self, value: float | None) -> str:
+        """The scaled value for people; a dash where there is none."""
+        if value is None or not math.isfinite(value):
+            return MISSING
+        scaled = value * self.factor
+        text = f"{scaled:.3g}" if self.digits is None else f"{scaled:.{self.digits}f}"
+        return text.replace("e-0", "e-").replace("-", "\N{MINUS SIGN}")
+
+
+COLUMNS = (
+    Quantity("psnr_in_mask", "PSNR in mask, dB", "↑", digits=1),
+    Quantity("mask_iou", "Mask IoU", "↑", digits=2, limits=(0, 1)),
+    Quantity("outside_share", "Outside mask, %", "↓", factor=100, digits=1, limits=(0, None)),
+    Quantity("shadow_correlation", "Shadow correlation", "↑", digits=2, limits=(0, 1)),
+    Quantity("place_accuracy", "Place accuracy", "↑", digits=2, limits=(0, 1)),
+    Quantity("light_accuracy", "Light accuracy", "↑", digits=2, limits=(0, 1)),
+    Quantity("fid_small", "FID, small sample*", "↓", limits=(0, None)),
+)
+"""The key figures, in the order of the table and of the curves."""
+
+OTHERS = (
+    Quantity("psnr_in_mask_blended", "PSNR after blending, dB", "↑", digits=1),
+    Quantity("growth", "Growth, % of the mask", "↓", factor=100, digits=1, limits=(0, None)),
+    Quantity("lost", "Lost, % of the mask", "↓", factor=100, digits=1, limits=(0, None)),
+    Quantity("direction_accuracy", "Light direction accuracy", "↑", digits=2, limits=(0, 1)),
+    Quantity("tone_accuracy", "Light tone accuracy", "↑", digits=2, limits=(0, 1)),
+    Quantity("shadow_factual", "Shadow correlation, side light", "↑", digits=2, limits=(0, 1)),
+    Quantity("shadow_swapped", "With the mirrored shadow", "↓", digits=2, limits=(0, 1)),
+    Quantity("shadow_skipped", "Shadow not measurable, %", factor=100, digits=1, limits=(0, None)),
+    Quantity("images_per_second", "Images per second", "↑", digits=1, limits=(0, None)),
+    Quantity("data_wait_seconds", "Data wait, ms a step", "↓", 1000, digits=1, limits=(0, None)),
+    Quantity("learning_rate", "Learning rate", limits=(0, None)),
+)
+HIDDEN = {"train/loss", "val/loss", "val/images"}  # not among the small curves
+MEDIANS = {"images_per_second", "data_wait_seconds"}  # shown by it, the others by their last value
+REAL = "real scenes (the ceiling)"  # the row of an evaluation that curves are compared with
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; parts that are missing are empty."""
+
+    folder: Path
+    record: dict[str, Any]  # run.json
+    config: dict[str, Any]
+    config_text: str
+    series: dict[str, Series]  # metrics.csv by name
+    broken: dict[str, int]  # names with values that are not finite, and the step of the first
+    evaluation: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """The last step that a figure or a checkpoint is of."""
+        logged = [step for points in self.series.values() for step in points]
+        saved = [int(path.stem[5:]) for path in self.folder.glob("checkpoints/step-*.json")]
+        return max([*logged, *saved], default=0)
+
+    @property
+    def name(self) -> str:
+        """As configured, or the folder's."""
+        return str(self.config.get("name") or self.folder.resolve().name)
+
+    @property
+    def restarts(self) -> list[int]:
+        """Steps that later starts went on from, where they are recorded."""
+        steps = [start.get("step") for start in self.record.get("starts", [])[1:]]
+        return [step for step in steps if isinstance(step, int)]
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder; the same bytes for the same content.
+
+    Raises:
+        InputError: the folder is no run, or one of its files is damaged.
+    """
+    if not any((folder / name).is_file() for name in ("run.json", "metrics.csv")):
+        raise InputError(f"{folder} is no run folder: it has neither run.json nor metrics.csv")
+    page = render(read_run(folder))
+    path = folder / "report.html"
+    replace_file(path, lambda part: part.write_text(page, encoding="utf-8"))
+    return path
+
+
+def read_run(folder: Path) -> Run:
+    """What is there of a run."""
+    from anyscene.callbacks.metrics_csv import read_metrics  # loads the training stack
+
+    logged: defaultdict[str, Series] = defaultdict(dict)
+    broken: dict[str, int] = {}
+    for step, name, value in sorted(read_metrics(folder / "metrics.csv"), key=lambda row: row[0]):
+        if math.isfinite(value):
+            logged[name][step] = value
+        else:
+            broken.setdefault(name, step)
+    config = folder / "config.yaml"
+    return Run(
+        folder,
+        record=_read(folder / "run.json", json.loads),
+        config=_read(config, yaml.safe_load),
+        config_text=config.read_text() if config.is_file() else "",
+        series=dict(logged),
+        broken=broken,
+        evaluation=_read(folder / "evaluation.json", json.loads),
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The values in a file, none without it."""
+    try:
+        values = parse(path.read_text()) if path.is_file() else {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is damaged: it holds no names with values")
+    return values
+
+
+def render(run: Run) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("anyscene"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    losses = run.series.get("train/loss", {}), run.series.get("val/loss", {})
+    grids = sorted(run.folder.glob("samples/step-*/grid.png"), reverse=True)
+    shown = grids[:1] + _spread(grids[1:], EARLIER_GRIDS)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        missing=MISSING,
+        folder=shlex.quote(str(run.folder)),
+        summary=summary(run),
+        commands=commands(run),
+        columns=COLUMNS,
+        rows=table(run.evaluation.get("rows", [])),
+        last_validation=table(last_validation(run)),
+        controls=table(run.evaluation.get("controls", [])),
+        loss=loss_plot(*losses, run.restarts) if any(losses) else None,
+        smoothing=smoothing_window(len(losses[0])),
+        cards={"validation": cards(run, validation=True), "speed": cards(run, validation=False)},
+        grids=[{"step": int(path.parent.name[5:]), **inline_image(path)} for path in shown],
+        grids_left_out=len(grids) - len(shown),
+    )
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """At most `count` of them, the first and the last among them, evenly spaced."""
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return [paths[place] for place in places]
+
+
+def summary(run: Run) -> dict[str, str]:
+    """The line under the title: what was run, where, how fast."""
+    train, base = run.config.get("train", {}), run.record.get("base", {})
+    speed = list(run.series.get("train/images_per_second", {}).values())
+    commit, mark, dirty = (run.record.get("git_commit") or "").partition("+")
+    parts = {
+        "Step": f"{run.steps:,} of {train['steps']:,}" if "steps" in train else f"{run.steps:,}",
+        "Images/s": f"{np.median(speed):.1f}" if speed else "",
+        "Base": base.get("path") or "",
+        "Base sha256": (base.get("sha256") or "")[:12],
+        "Device": (run.record.get("starts") or [{}])[-1].get("device"),
+        "Seed": str(train.get("seed", "")),
+        "Commit": commit[:12] + mark + dirty,
+    }
+    return {label: value for label, value in parts.items() if value}
+
+
+def commands(run: Run) -> list[str]:
+    """What makes the run again, beside itself."""
+    commit, _, dirty = (run.record.get("git_commit") or "").partition("+")
+    again = f"{run.name}-again"
+    folder = shlex.quote(str(Path(run.config.get("runs_dir", "runs")) / again))
+    remark = "  # and changes that were not committed" if dirty else ""
+    return [
+        f"git checkout {commit or 'COMMIT'}{remark}",
+        f"anyscene train {shlex.quote(str(run.folder / 'config.yaml'))} name={shlex.quote(again)}",
+        f"anyscene evaluate {folder}",
+        f"anyscene report {folder}",
+    ]
+
+
+def last_validation(run: Run) -> list[dict[str, Any]]:
+    """Rows like those of an evaluation, from the last validation that was logged."""
+    points = {name[4:]: series for name, series in run.series.items() if name.startswith("val/")}
+    figures = {name: list(series.values())[-1] for name, series in points.items()}
+    if not any(column.name in figures for column in COLUMNS):
+        return []
+    step = max(max(series) for series in points.values())
+    rows = [{"name": f"validation at step {step:,}, before blending", "figures": figures}]
+    if "psnr_in_mask_blended" in figures:
+        blended = {"psnr_in_mask": figures["psnr_in_mask_blended"]}
+        rows.append({"name": f"validation at step {step:,}, after blending", "figures": blended})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the text of each column's value and interval."""
+
+    def cell(row: dict[str, Any], column: Quantity) -> tuple[str, str]:
+        low, high = row.get("intervals", {}).get(column.name) or (math.nan, math.nan)
+        bounds = f"{column.text(low)} to {column.text(high)}" if math.isfinite(low) else ""
+        return column.text(row["figures"].get(column.name)), bounds
+
+    return [{"name": row["name"], "cells": [cell(row, c) for c in COLUMNS]} for row in rows]
+
+
+def cards(run: Run, *, validation: bool) -> list[dict[str, Any]]:
+    """A small curve of each figure, of validation or of all else; known ones come first."""
+    known = {quantity.name: quantity for quantity in (*COLUMNS, *OTHERS)}
+    order = {name: place for place, name in enumerate(known)}
+    ceiling = {row["name"]: row["figures"] for row in run.evaluation.get("rows", [])}.get(REAL, {})
+    found = [name.partition("/") for name in run.series.keys() - HIDDEN]
+    found = [parts for parts in found if (parts[0] == "val") is validation]
+    result = []
+    for parts in sorted(found, key=lambda parts: (order.get(parts[2], len(order)), parts)):
+        name, short = "".join(parts), parts[2]
+        quantity = known.get(short) or Quantity(short, (short or name).replace("_", " "))
+        series = run.series[name]
+        bounded = quantity.limits == (0, 1)  # of others the ceiling may be far from the curve
+        plot = small_plot(
+            re.sub(r"\W", "-", name),
+            {step: value * quantity.factor for step, value in series.items()},
+            run.restarts,
+            colour=VALIDATION if validation else TRAIN,
+            limits=quantity.limits,
+            last_step=run.steps,
+            real=ceiling.get(short) if bounded else None,
+        )
+        values = list(series.values())
+        typical = float(np.median(values)) if short in MEDIANS else values[-1]
+        result.append({"quantity": quantity, "value": quantity.text(typical), "plot": plot})
+    return result
+
+
+def inline_image(path: Path) -> dict[str, Any]:
+    """Address, width and height of an image that is held in the page itself."""
+    with Image.open(path) as image:
+        width, height = image.size
+        if width <= WIDEST_GRID:
+            kind, data = "png", path.read_bytes()
+        else:
+            width, height = WIDEST_GRID, round(height * WIDEST_GRID / width)
+            buffer = io.BytesIO()
+            small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            small.save(buffer, format="JPEG", quality=90)
+            kind, data = "jpeg", buffer.getvalue()
+    address = Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+    return {"address": address, "width": width, "height": height}

@@ -1,0 +1,219 @@
+"""What `anyscene generate` is asked for, checked before anything heavy is imported."""
+
+import math
+import re
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anyscene.config import Blend, SampleConfig
+from anyscene.errors import InputError, nearest
+from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
+from anyscene.manifest import read_lines
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SCENE_ID = re.compile(r"\w[\w.-]*")
+SCENE_KEYS = {"scene_id", "prompt", "prompts", "canvas", "elements", "seed"}
+DTYPES = ("fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+MAX_MICRO_BATCH = 8
+DIFFUSERS_STEPS = 50  # of its pipelines; its guidance scale is also `SampleConfig`'s
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A composited foreground, or none, and the prompts to generate it with."""
+
+    scene_id: str
+    prompts: tuple[str, ...]
+    canvas: Path | None = None
+    elements: tuple[str, ...] = ()  # FILE@X,Y,HEIGHT
+    seed: int = 0  # of the first image; the next has the next seed
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a foreground."""
+        return self.canvas is not None or bool(self.elements)
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """How to generate; None: as the model's export says, otherwise as diffusers does."""
+
+    images: int = 1  # a prompt
+    steps: int | None = None
+    guidance_scale: float | None = None
+    foreground_guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None  # pixels; None: the model's own size, in the canvas' shape
+    width: int | None = None
+    blend: Blend | None = None
+    blend_k: float | None = None
+    known_latent: float = 0.0
+    micro_batch: int | None = None  # None: as many as are asked for, MAX_MICRO_BATCH at most
+    device: str = "auto"
+    dtype: str = "fp32"
+
+
+def request(options: Namespace) -> tuple[str, list[Scene], GenerateSettings, Path]:
+    """Model, scenes, settings and folder of a command line of `anyscene generate`.
+
+    Raises:
+        InputError: what is missing, or given twice.
+    """
+    for name in ("model", "out"):
+        if getattr(options, name) is None:
+            raise InputError(f"generate needs {'--out DIR' if name == 'out' else 'a MODEL'}")
+    single = options.prompt or options.element or options.canvas
+    if options.scenes is not None and single:
+        raise InputError("--scenes cannot go with --prompt, --canvas or --element: they are in it")
+    if options.scenes is not None:
+        scenes = read_scene_list(options.scenes, options.seed)
+    else:
+        name = options.canvas.stem if options.canvas else "elements" if options.element else "text"
+        scene_id = re.sub(r"[^\w.-]|^\W+", "_", name)
+        elements = tuple(options.element)
+        scenes = [Scene(scene_id, tuple(options.prompt), options.canvas, elements, options.seed)]
+    names = {field.name for field in fields(GenerateSettings)} - {"blend"}
+    settings = GenerateSettings(
+        **{name: getattr(options, name) for name in names},
+        blend=None if options.blend is None else Blend[options.blend],
+    )
+    return options.model, scenes, settings, options.out
+
+
+def sampling(settings: GenerateSettings, record: dict[str, Any] | None) -> SampleConfig:
+    """The settings with what is not given taken from `anyscene.json`, or from diffusers."""
+    config = SampleConfig(steps=DIFFUSERS_STEPS)
+    if record is not None:
+        stored = record["config"]["sample"]
+        config = SampleConfig(**{**stored, "blend": Blend[stored["blend"]]})
+    names = ("steps", "guidance_scale", "foreground_guidance_scale", "blend", "blend_k")
+    given = {name: getattr(settings, name) for name in names}
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def read_scene_list(path: Path, seed: int = 0) -> list[Scene]:
+    """The scenes of a `.jsonl` or `.yaml` list; paths in it are relative to the list's folder.
+
+    Raises:
+        InputError: one line that names the entry and what is wrong with it.
+    """
+    if not path.is_file():
+        raise InputError(f"no scene list {path}")
+    entries = _read_yaml(path) if path.suffix in (".yaml", ".yml") else read_lines(path)
+    scenes = [
+        _scene(entry, f"entry {number} of {path}", number, path.parent, seed)
+        for number, entry in enumerate(entries, start=1)
+    ]
+    seen: set[str] = set()
+    for scene in scenes:
+        if scene.scene_id in seen:
+            raise InputError(f"{path} has scene_id {scene.scene_id!r} twice")
+        seen.add(scene.scene_id)
+    return scenes
+
+
+def _read_yaml(path: Path) -> list[Any]:
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list):
+        raise InputError(f"{path} must be a list of scenes, each with `- prompt: ...`")
+    return entries
+
+
+def _scene(entry: Any, where: str, number: int, folder: Path, seed: int) -> Scene:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} must have keys ({', '.join(sorted(SCENE_KEYS))})")
+    for key in entry:
+        if key not in SCENE_KEYS:
+            raise InputError(f"{where} has unknown key {key!r}{nearest(str(key), SCENE_KEYS)}")
+    prompts = _texts(entry, "prompt", where) + _texts(entry, "prompts", where)
+    canvas, scene_id = entry.get("canvas"), entry.get("scene_id", f"scene{number:04d}")
+    own_seed = entry.get("seed", seed)
+    if not isinstance(own_seed, int) or not isinstance(canvas, str | None):
+        raise InputError(f"{where}: seed must be a whole number and canvas a file name")
+    return Scene(
+        scene_id=str(scene_id),
+        prompts=tuple(prompts),
+        canvas=None if canvas is None else folder / canvas,
+        elements=tuple(str(folder / element) for element in _texts(entry, "elements", where)),
+        seed=own_seed,
+    )
+
+
+def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:
+    value = entry.get(key, [])
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where}: {key} must be a text or a list of texts")
+    return texts
+
+
+def check_request(model: str, scenes: Sequence[Scene], settings: GenerateSettings) -> None:
+    """Raises `InputError` for what can be known to fail without loading the model."""
+    check_model(model)
+    if not scenes:
+        raise InputError("nothing to generate: the scene list is empty")
+    for scene in scenes:
+        _check_scene(scene)
+    _check_settings(settings)
+
+
+def check_model(model: str) -> None:
+    """Raises `InputError` unless `model` is a model's folder or could be a hub id."""
+    folder = Path(model)
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in (EXPORT_NAME, MODEL_INDEX)):
+            raise InputError(
+                f"{model} is no model: neither {EXPORT_NAME} nor {MODEL_INDEX} is in it; "
+                "`anyscene export RUN --out DIR` makes one of a run"
+            )
+    elif not HUB_ID.fullmatch(model):
+        raise InputError(f"no model folder {model}, and no hub id such as ORGANISATION/NAME")
+
+
+def _check_scene(scene: Scene) -> None:
+    name = scene.scene_id
+    if not SCENE_ID.fullmatch(name):
+        raise InputError(f"scene_id {name!r} must be letters, digits, '.', '_' and '-' only")
+    if not scene.prompts:
+        raise InputError(f"scene {name} has no prompt: give --prompt, or `prompt` in its list")
+    if not 0 <= scene.seed < 2**62:
+        raise InputError(f"seed={scene.seed} of scene {name} must be at least 0, less than 2^62")
+    if scene.canvas is not None and scene.elements:
+        raise InputError(f"scene {name} has both a canvas and elements: give one of them")
+    files = [scene.canvas] if scene.canvas is not None else []
+    files += [Path(element.rpartition("@")[0]) for element in scene.elements if "@" in element]
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"no file {path}, of scene {name}")
+
+
+def _check_settings(settings: GenerateSettings) -> None:
+    for name in ("images", "steps", "height", "width", "micro_batch"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{_option(name)} {value} must be greater than 0")
+    for name in ("guidance_scale", "foreground_guidance_scale"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"{_option(name)} {value:g} must not be negative")
+    for name in ("blend_k", "known_latent"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{_option(name)} {value:g} must be between 0 and 1")
+    for name, choices in (("dtype", DTYPES), ("device", DEVICES)):
+        value = getattr(settings, name)
+        if value not in choices:
+            raise InputError(f"{_option(name)} {value}: choose one of {', '.join(choices)}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

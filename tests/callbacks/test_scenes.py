@@ -1,0 +1,88 @@
+"""Generated validation scenes: which seeds, which rows, and what is written."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import tiny_config
+from training import save_tiny_judge
+
+from anyscene.callbacks.scenes import ValidationScenes, load_judge
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.metrics.suite import SceneMetrics
+from anyscene.module import SceneModule
+from anyscene.sampler import sample_options, sample_scenes
+
+
+@pytest.fixture(scope="module")
+def module(tiny_base_folder: Path, demo_shards: Path, tmp_path_factory) -> SceneModule:
+    folder = tmp_path_factory.mktemp("scenes")
+    overrides = ("data.val_samples=4", "sample.grid_scenes=3", "sample.seed=100")
+    return SceneModule(tiny_config(tiny_base_folder, demo_shards, folder, *overrides)).eval()
+
+
+@pytest.fixture(scope="module")
+def batches(module: SceneModule) -> list:
+    """Device batches of three samples and one."""
+    loader = SceneDataModule(module.config.data, val_batch_size=3).val_dataloader()
+    return [module.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def validate(callback: ValidationScenes, module: SceneModule, batches: list, monkeypatch) -> dict:
+    """One validation at step 7; returns what was recorded."""
+    recorded: dict = {}
+    monkeypatch.setattr(module, "record", recorded.update)
+    trainer = SimpleNamespace(global_step=7, world_size=1, is_global_zero=True, loggers=[])
+    callback.on_validation_epoch_start(trainer, module)
+    for number, batch in enumerate(batches):
+        callback.on_validation_batch_end(trainer, module, None, batch, number)
+    callback.on_validation_epoch_end(trainer, module)
+    return recorded
+
+
+def test_figures_are_those_of_the_sampled_scenes(module, batches, tmp_path, monkeypatch):
+    judge = load_judge(str(save_tiny_judge(tmp_path / "judge")))
+    callback = ValidationScenes(tmp_path / "samples", module.config.sample, judge)
+    for _ in range(2):  # a second validation starts afresh
+        recorded = validate(callback, module, batches, monkeypatch)
+    metrics = SceneMetrics(judge)
+    scenes = [batch["scene"] / 2 + 0.5 for batch in batches]
+    images = sample_scenes(
+        module.pipeline(),
+        [prompt for batch in batches for prompt in batch["prompt"]],
+        [100, 101, 102, 103],
+        torch.cat(scenes),
+        torch.cat([batch["mask"] for batch in batches]),
+        micro_batch=2,
+        **sample_options(module.config.sample),
+    )
+    raw, blended = images.raw_images.split([3, 1]), images.images.split([3, 1])
+    for number, batch in enumerate(batches):
+        metrics.update(raw[number], blended[number], scenes[number], batch["mask"], batch["truth"])
+    expected = metrics.compute()
+    assert expected["images"] == 4
+    assert recorded.keys() == {f"val/{name}" for name in expected}
+    for name, value in expected.items():
+        assert recorded[f"val/{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    written = json.loads((tmp_path / "samples/step-00000007/metrics.json").read_text())
+    assert {f"val/{name}": value for name, value in written.items()} == recorded
+
+
+def test_grid_of_the_first_scenes_in_their_order(module, batches, tmp_path, monkeypatch):
+    callback = ValidationScenes(tmp_path, module.config.sample, None)
+    shown: dict = {}
+
+    def note(columns, prompts):
+        shown.update(columns=columns, prompts=prompts)
+        return SimpleNamespace(save=lambda part, format: part.write_text(format))
+
+    monkeypatch.setattr("anyscene.callbacks.scenes.sample_grid", note)
+    assert validate(callback, module, batches[::-1], monkeypatch) == {}
+    assert list(shown["columns"]) == ["foreground", "mask", "generated", "blended", "real"]
+    assert shown["prompts"] == batches[0]["prompt"]
+    torch.testing.assert_close(shown["columns"]["real"], batches[0]["scene"] / 2 + 0.5)
+    assert torch.equal(shown["columns"]["mask"], batches[0]["mask"])
+    assert not torch.equal(shown["columns"]["generated"], shown["columns"]["blended"])
+    assert (tmp_path / "step-00000007/grid.png").read_text() == "PNG"

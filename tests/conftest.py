@@ -1,0 +1,38 @@
+"""Fixtures that several tests share; `tiny` has the functions behind them."""
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_base, tiny_config, tiny_demo
+
+
+@pytest.fixture(scope="session")
+def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable-Diffusion-type base for 64 px: factor 4, v-prediction. Read only."""
+    return tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the shard folders `train` (8 scenes) and `val` (4) of 64 px. Read only."""
+    return tiny_demo(tmp_path_factory.mktemp("demo")) / "shards"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a finished run of `tiny_config`, with a checkpoint a step. Read only."""
+    from anyscene.train import train
+
+    runs = tmp_path_factory.mktemp("runs")
+    config = tiny_config(tiny_base_folder, demo_shards, runs, "train.checkpoint_every=1")
+    return train(config)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of `tiny_run`, with its base. Read only."""
+    from anyscene.export import export
+
+    return export(tiny_run, tmp_path_factory.mktemp("export") / "tiny")

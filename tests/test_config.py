@@ -1,0 +1,214 @@
+"""Configuration: what is merged, what is refused, and that every mistake is told in one line."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import yaml
+
+from anyscene import config as config_module
+from anyscene import config_io
+from anyscene.config import Blend, Config, Trainable
+from anyscene.config_io import check_config, load_config, read_config, save_config
+from anyscene.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+HEAVY = ("torch", "numpy", "lightning", "diffusers", "transformers", "webdataset", "wandb")
+
+# Each mistake on the command line, and what the one line must name.
+MISTAKES = {
+    "mistyped key": (["train.learning_rat=1"], ["'train.learning_rat'", "'learning_rate'"]),
+    "wrong type": (["train.steps=many"], ["train.steps", "'many'", "int", "command line"]),
+    "bad choice": (["sample.blend=smooth"], ["sample.blend", "'smooth'", "laplacian, poisson"]),
+    "missing value": ([], ["train.steps has no value", "train.steps=..."]),
+    "no equals sign": (["train.steps"], ["'train.steps' has no '='", "train.steps=VALUE"]),
+    "list of wrong length": (
+        ["train.steps=3", "train.betas=[0.9]"],
+        ["train.betas=[0.9]", "1 values", "needs 2"],
+    ),
+    "missing file": (["train.steps=3", "data.train=shrads"], ["data.train='shrads'", "folder"]),
+    "cannot go together": (
+        ["train.steps=3", "data.batch_size=16", "train.accumulate=3"],
+        ["data.batch_size=16", "train.accumulate", "= 3", "use 15 or 18"],
+    ),
+    "missing config file": (None, ["no config file", "demo.yml", "did you mean", "demo.yaml"]),
+}
+RUN_ALL = """
+import contextlib, io, json, sys
+from anyscene.cli import main
+results = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    errors, output = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
+        code = main(arguments)
+    results[name] = [code, errors.getvalue(), output.getvalue()]
+heavy = sorted(name for name in sys.argv[2:] if name in sys.modules)
+print(json.dumps([results, heavy]))
+"""
+
+
+@pytest.fixture(scope="module")
+def yaml_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that lacks nothing but `train.steps`."""
+    folder = tmp_path_factory.mktemp("config")
+    for name in ("base", "shards"):
+        (folder / name).mkdir()
+    path = folder / "demo.yaml"
+    path.write_text(f"name: x\nbase: {{path: {folder}/base}}\ndata: {{train: {folder}/shards}}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcomes(yaml_file: Path) -> tuple[dict[str, list], list[str]]:
+    """Exit code, stderr and stdout of each mistake in a fresh process, and what it imported."""
+    commands = {
+        name: ["train", str(yaml_file if words is not None else yaml_file.with_suffix(".yml"))]
+        + (words or [])
+        for name, (words, _) in MISTAKES.items()
+    }
+    command = [sys.executable, "-c", RUN_ALL, json.dumps(commands), *HEAVY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_give_one_line_and_exit_2(name, outcomes):
+    code, errors, output = outcomes[0][name]
+    assert (code, output) == (2, "")
+    assert errors.startswith("anyscene: ")
+    assert errors.count("\n") == 1
+    assert errors.endswith("\n")
+    for part in MISTAKES[name][1]:
+        assert part in errors
+
+
+def test_mistakes_are_told_before_heavy_imports(outcomes):
+    assert outcomes[1] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train: 5", r"^train in .* is a group of keys \(steps, "),
+        ("base: {pth: x}", r"^unknown key 'base.pth' in .*demo.yaml; did you mean 'path'\?$"),
+        ("trian: {steps: 1}", r"^unknown key 'trian' .* 'train'\?$"),
+        ("learning_rate: 1", r"^unknown key 'learning_rate' .* 'train.learning_rate'\?$"),
+        ("- a", r"must hold `key: value` lines"),
+        ("a: [", r"is not YAML: "),
+        ("train: {steps: 1.5}", r"^train.steps in .*expected int"),
+        ("train: {compile: perhaps}", r"^train.compile in .*'perhaps'.*expected bool"),
+        ("train: {betas: 0.9}", r"^train.betas in "),
+        ("train: {steps: null}", r"^train.steps in .*expected int"),
+    ],
+)
+def test_mistakes_in_the_file_name_the_file(text, line, tmp_path):
+    path = tmp_path / "demo.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=line) as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("train.learning_rate=0", "train.learning_rate=0.0 must be greater than 0"),
+        ("train.learning_rate=nan", "train.learning_rate=nan must be greater than 0"),
+        ("train.threads=0", "train.threads=0 must be greater than 0"),
+        ("data.workers=-1", "data.workers=-1 must not be negative"),
+        ("loss.rest=-1", "loss.rest=-1.0 must not be negative"),
+        ("train.prompt_dropout=1.5", "must be between 0 and 1"),
+        ("train.ema_decay=1", "must be at least 0 and less than 1"),
+        ("train.betas=[0.9,1]", "needs 2, each at least 0 and less than 1"),
+        ("train.keep_checkpoints=1", "must be at least 2"),
+        ("debug.overfit=2", "must be 0, 1 or 4"),
+        ("train.injection=none", "nothing to train; use train.trainable=unet"),
+        ("train.devices=3", "use 15 or 18"),
+        ("loss={inside: 0, boundary: 0, rest: 0}", "nothing would be learnt"),
+        ("base.path=a/b/c", "neither a folder here nor a hub id"),
+        ("train.resume=nowhere.ckpt", "neither auto, never nor a checkpoint file"),
+        ("metrics.judge=nowhere", "metrics.judge='nowhere' is not a folder"),
+        ("log.logger=tensorboard", "needs the package tensorboard: pip install tensorboard"),
+    ],
+)
+def test_values_that_cannot_work(override, line, yaml_file, monkeypatch):
+    monkeypatch.setattr(config_io, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError) as caught:
+        load_config(yaml_file, ["train.steps=5", override])
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_later_values_win(yaml_file):
+    config = load_config(yaml_file, ["train.steps=5", "train.steps=6", "sample.blend=alpha"])
+    assert (config.train.steps, config.sample.blend, config.train.seed) == (6, Blend.alpha, 0)
+    assert load_config(yaml_file, ["train.steps=5", "base.path=org/name"]).base.path == "org/name"
+
+
+def test_saved_config_loads_to_the_same_object(tmp_path, yaml_file):
+    overrides = [
+        "train.steps=7",
+        "train.trainable=unet",
+        "train.injection=none",
+        "train.betas=[0.5,0.25]",
+        "fim.embedder_channels=[8,16]",
+        "loss.gamma=1e-3",
+        "name='a-b: c'",
+    ]
+    config = load_config(yaml_file, overrides)
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    assert config.train.trainable is Trainable.unet
+    assert type(config) is Config
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_shipped_configs_load(path):
+    check_config(read_config(path))  # the folders that they name are made by other commands
+
+
+def test_configs_are_shipped():
+    assert len(SHIPPED) >= 2
+    for path in SHIPPED:
+        assert yaml.safe_load(path.read_text())["name"]
+
+
+def test_every_field_has_a_docstring():
+    tree = ast.parse(inspect.getsource(config_module))
+    missing = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        assert ast.get_docstring(node), node.name
+        hints = get_type_hints(getattr(config_module, node.name))
+        for item, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(item, ast.AnnAssign) and not is_dataclass(hints[item.target.id]):
+                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                missing += [] if documented else [f"{node.name}.{item.target.id}"]
+    assert missing == []
+
+
+def test_every_number_is_checked_for_its_range():
+    free = {"train.seed", "sample.seed", "debug.overfit", "train.keep_checkpoints"}
+    known = {
+        *config_io.POSITIVE,
+        *config_io.NOT_NEGATIVE,
+        *config_io.SHARES,
+        *config_io.BELOW_ONE,
+        *free,
+    }
+    numbers = {
+        f"{group.name}.{field.name}"
+        for group in fields(Config)
+        if is_dataclass(group.type)
+        for field in fields(group.type)
+        if field.type in (int, float, int | None, float | None)
+    }
+    assert numbers == known

@@ -1,0 +1,120 @@
+"""Two gloo processes against one: the same batches, losses and metrics."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from training import Run, Workspace, recorded_keys, save_tiny_judge
+
+from anyscene.callbacks.metrics_csv import HEADER, read_metrics
+
+TESTS = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class TwoProcesses:
+    """A run on two processes: its folder, its batches in global order, what it printed."""
+
+    run: Run
+    keys: list[list[str]]
+    output: str
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
+    folder = tmp_path_factory.mktemp("distributed")
+    save_tiny_judge(folder / "judge")
+    return Workspace.make(tiny_base_folder, demo_shards, folder)
+
+
+def train_on_two(workspace: Workspace, name: str, *overrides: str) -> TwoProcesses:
+    """Train in processes of its own, as `python -m anyscene.cli train ... train.devices=2`."""
+    folder = workspace.yaml.parent / f"keys-of-{name}"
+    folder.mkdir()
+    command = workspace.command(name, "train.devices=2", *overrides)
+    done = subprocess.run(
+        [sys.executable, "-m", "record_keys", str(folder), *command],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [
+        [json.loads(line) for line in (folder / f"keys-{rank}.jsonl").read_text().splitlines()]
+        for rank in (0, 1)
+    ]
+    keys = [first + second for first, second in zip(*ranks, strict=True)]
+    return TwoProcesses(workspace.run(name), keys, done.stdout, done.stderr)
+
+
+OPTIONS = ("train.steps=8", "train.validate_every=8", "sample.micro_batch=1")
+"""Three validation scenes in batches of one: the first rank has one more than the second."""
+
+
+@pytest.fixture(scope="module")
+def two(workspace: Workspace) -> TwoProcesses:
+    judge = f"metrics.judge={workspace.yaml.parent / 'judge'}"
+    return train_on_two(workspace, "two", judge, "train.resume=never", *OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def one(workspace: Workspace) -> tuple[Run, list[list[str]]]:
+    with recorded_keys() as keys:
+        run = workspace.train("one", *OPTIONS)
+    return run, keys
+
+
+def test_the_same_global_batches_and_losses(one, two):
+    run, keys = one
+    assert two.keys == keys
+    losses, others = run.figures("train/loss"), two.run.figures("train/loss")
+    assert others == pytest.approx(losses, abs=1e-3)
+    assert len(losses) == 8
+
+
+def test_the_same_metrics_on_the_same_images(two, workspace):
+    """One process validates the checkpoint of two."""
+    copy = Run(Path(shutil.copytree(two.run.folder, workspace.yaml.parent / "again")))
+    figures = {name: value for step, name, value in read_metrics(copy.csv) if "val/" in name}
+    copy.csv.write_text(",".join(HEADER) + "\n")
+    shutil.rmtree(copy.folder / "samples")
+    judge = f"metrics.judge={workspace.yaml.parent / 'judge'}"
+    workspace.train("again", judge, *OPTIONS)
+    again = {name: value for _, name, value in read_metrics(copy.csv)}
+    assert again == pytest.approx(figures, rel=1e-6, abs=1e-6)
+    assert again["val/images"] == 3
+    assert len(again) > 8
+    samples = [run.folder / "samples/step-00000008/grid.png" for run in (copy, two.run)]
+    assert samples[0].read_bytes() == samples[1].read_bytes()
+
+
+def test_rank_zero_writes_and_nothing_else_is_printed(two):
+    record = json.loads((two.run.folder / "run.json").read_text())
+    assert len(record["starts"]) == 1
+    assert two.output == f"run folder: {two.run.folder}\n"
+    assert two.errors == ""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_same_over_200_steps(workspace):
+    options = ("train.steps=200", "train.accumulate=2", "train.learning_rate=1e-3")
+    quiet = ("train.checkpoint_every=200", "data.val=null")
+    pair = train_on_two(workspace, "two-long", *options, *quiet)
+    with recorded_keys() as keys:
+        single = workspace.train("one-long", *options, *quiet, "train.accumulate=4")
+    merged = [[key for micro in keys[i : i + 4] for key in micro] for i in range(0, len(keys), 4)]
+    ranks = [pair.keys[i] + pair.keys[i + 1] for i in range(0, len(pair.keys), 2)]
+    assert [sorted(batch) for batch in ranks] == [sorted(batch) for batch in merged]
+    losses, others = single.figures("train/loss"), pair.run.figures("train/loss")
+    assert len(losses) == 200
+    assert others == pytest.approx(losses, abs=1e-3)

@@ -1,0 +1,409 @@
+"""An export is a stock diffusers folder, and both pipelines draw the same from it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from tiny import tiny_base, tiny_config
+from torch import Tensor
+
+from anyscene.checkpoint import checkpoints, read_checkpoint
+from anyscene.compositing.hint import make_hint
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.sample import MANIFEST_NAME
+from anyscene.errors import DamageError, InputError
+from anyscene.export import export, load_trained
+from anyscene.files import sha256_of
+from anyscene.pipeline import AnyScenePipeline
+from anyscene.sampler import sample_options, sample_scenes
+from anyscene.train import train
+from anyscene.visual import sample_grid
+
+PROMPT = "a red mug on a meadow"
+SIZE = 64
+
+
+def foreground() -> tuple[Tensor, Tensor]:
+    """Colours 1 3 H W and alpha 1 1 H W of a square element."""
+    rgb = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    alpha = torch.zeros(1, 1, SIZE, SIZE)
+    alpha[..., 20:44, 12:40] = 1
+    return rgb, alpha
+
+
+def stock_image(pipeline: Any, guidance: float, **options: Any) -> Tensor:
+    """3 H W of a stock pipeline."""
+    pipeline.set_progress_bar_config(disable=True)
+    output = pipeline(
+        PROMPT,
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(5),
+        output_type="pt",
+        **options,
+    )
+    return output.images[0]
+
+
+def own_image(pipeline: Any, guidance: float, guided: bool = True) -> Tensor:
+    """3 H W of our pipeline, without blending or layout control."""
+    pipeline.set_progress_bar_config(disable=True)
+    rgb, alpha = foreground() if guided else (None, None)
+    output = pipeline(
+        PROMPT,
+        rgb,
+        alpha,
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(5),
+        output_type="pt",
+    )
+    return output.images[0]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def copy_of(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_stock_pipeline_and_ours_draw_the_same(
+    tiny_run: Path, tmp_path: Path, guidance: float, half: bool
+):
+    folder = export(tiny_run, tmp_path / "out", half=half)
+    stock = StableDiffusionControlNetPipeline.from_pretrained(folder)
+    own = AnyScenePipeline.from_pretrained(folder)
+    image = own_image(own, guidance)
+    hint = make_hint(*foreground())
+    assert (stock_image(stock, guidance, image=hint) - image).abs().max() <= 1e-4
+    assert (own_image(own, guidance, guided=False) - image).abs().max() > 0.01  # the FIM matters
+    parts = [pipeline.components for pipeline in (stock, own)]
+    modules = [part for c in parts for part in c.values() if isinstance(part, torch.nn.Module)]
+    assert {part.dtype for part in modules} == {torch.float32}
+
+
+def test_half_rounds_all_but_the_text_encoder(tiny_run: Path, tiny_export: Path, tmp_path: Path):
+    folder = export(tiny_run, tmp_path / "out", half=True)
+    for name in ("unet", "vae", "controlnet", "text_encoder"):
+        (path,) = (folder / name).glob("*.safetensors")
+        dtypes = {value.dtype for value in load_file(path).values() if value.is_floating_point()}
+        assert dtypes == {torch.float32 if name == "text_encoder" else torch.float16}
+    record, plain = (json.loads((f / "anyscene.json").read_text()) for f in (folder, tiny_export))
+    assert record["base"]["sha256"] != plain["base"]["sha256"]
+    assert record["base"]["sha256"] == loaded_base_sha256(folder)
+    assert plain["base"]["sha256"] == loaded_base_sha256(tiny_export)
+
+
+def loaded_base_sha256(folder: Path) -> str:
+    from anyscene.models.base import load_base
+
+    return load_base(str(folder)).sha256()
+
+
+def test_weights_that_do_not_fit_half_are_refused(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load_with_a_large_weight(*arguments: Any) -> Any:
+        trained = load_trained(*arguments)
+        trained.module.base.vae.decoder.conv_in.weight[0, 0, 0, 0] = 1e6
+        return trained
+
+    monkeypatch.setattr("anyscene.export.load_trained", load_with_a_large_weight)
+    with pytest.raises(InputError, match="the first stage do not fit float16"):
+        export(tiny_run, tmp_path / "out", half=True)
+
+
+def test_export_draws_what_validation_drew(tiny_run: Path, tiny_export: Path):
+    """The whole grid of the run's last validation, made again from the export."""
+    config = load_trained(tiny_run).config
+    module = load_trained(tiny_run).module
+    data = SceneDataModule(config.data, seed=config.train.seed, val_batch_size=2)
+    batch = module.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)  # type: ignore[arg-type]
+    scene = batch["scene"] / 2 + 0.5
+    pipeline = AnyScenePipeline.from_pretrained(tiny_export)
+    pipeline.set_progress_bar_config(disable=True)
+    seeds = [config.sample.seed + number for number in batch["counter"].tolist()]
+    options = sample_options(config.sample)
+    output = sample_scenes(
+        pipeline, batch["prompt"], seeds, scene, batch["mask"], micro_batch=2, **options
+    )
+    columns = {
+        "foreground": batch["hint"][:, :3],
+        "mask": batch["mask"],
+        "generated": torch.as_tensor(output.raw_images),
+        "blended": torch.as_tensor(output.images),
+        "real": scene,
+    }
+    grid = np.asarray(sample_grid(columns, batch["prompt"]))
+    with Image.open(tiny_run / "samples" / "step-00000003" / "grid.png") as file:
+        assert np.array_equal(grid, np.asarray(file))
+
+
+def test_moving_average_of_the_newest_checkpoint_is_taken(tiny_run: Path, tiny_export: Path):
+    state = read_checkpoint(checkpoints(tiny_run / "checkpoints")[0])
+    (path,) = (tiny_export / "controlnet").glob("*.safetensors")
+    exported = load_file(path)
+    average = state["callbacks"]["MovingAverage"]
+    moved = 0
+    for name, value in exported.items():
+        assert torch.equal(value, average[f"module.{name}"])
+        moved += not torch.equal(value, state["state_dict"][f"trained.{name}"])
+    assert moved > len(exported) / 2
+
+
+def test_without_moving_average_the_weights_themselves_are_taken(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path: Path
+):
+    config = tiny_config(
+        tiny_base_folder, demo_shards, tmp_path, "train.ema_decay=0", "train.steps=1"
+    )
+    run = train(config)
+    folder = export(run, tmp_path / "out")
+    state = read_checkpoint(checkpoints(run / "checkpoints")[0])["state_dict"]
+    (path,) = (folder / "controlnet").glob("*.safetensors")
+    assert all(torch.equal(v, state[f"trained.{k}"]) for k, v in load_file(path).items())
+
+
+def test_record_and_card(tiny_run: Path, demo_shards: Path, tmp_path: Path):
+    run = copy_of(tiny_run, tmp_path)
+    for step, value in ((1, 1.0), (3, 17.25), (9, 99.0)):  # 9 is later than what is exported
+        folder = run / "samples" / f"step-{step:08d}"
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({"psnr_in_mask": value}))
+    out = export(run, tmp_path / "out")
+    record = json.loads((out / "anyscene.json").read_text())
+    assert record["figures"] == {"psnr_in_mask": 17.25}
+    assert (record["figures_step"], record["step"]) == (3, 3)
+    assert (record["hint"], record["hint_version"], record["version"]) == ("pixel", 1, 1)
+    assert (record["vae_factor"], record["image_size"]) == (4, SIZE)
+    assert record["prediction_type"] == "v_prediction"
+    assert record["data_manifest_sha256"] == sha256_of(demo_shards / "train" / MANIFEST_NAME)
+    assert record["config"]["sample"]["blend"] == "detail"
+    assert set(record["base"]) == {"path", "revision", "first_stage", "sha256", "licence"}
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionControlNetPipeline"
+    assert index["safety_checker"] == [None, None]
+    assert index["requires_safety_checker"] is False
+    card = (out / "README.md").read_text()
+    for stated in (
+        "17.25",
+        record["base"]["sha256"],
+        record["data_manifest_sha256"],
+        "five channel",
+    ):
+        assert stated in card
+    assert not any(b"_name_or_path" in data for data in files(out).values())
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_the_card_s_code_runs(
+    tiny_run: Path, tmp_path: Path, with_base: bool, monkeypatch: pytest.MonkeyPatch
+):
+    out = export(tiny_run, tmp_path / "out", with_base=with_base)
+    rgb, alpha = foreground()
+    pixels = (torch.cat([rgb, alpha], 1)[0].permute(1, 2, 0) * 255).byte().numpy()
+    Image.fromarray(pixels).save(tmp_path / "canvas.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        (tmp_path / "scene.png").unlink(missing_ok=True)
+        exec(code.replace("FOLDER", "out"), {})
+        with Image.open("scene.png") as scene:
+            assert scene.size == (SIZE, SIZE)
+
+
+def test_licence_of_the_base_is_carried_over(
+    tiny_run: Path, tiny_base_folder: Path, tmp_path: Path
+):
+    base = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A base\n")
+    run = copy_of(tiny_run, tmp_path)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(tiny_base_folder), str(base)))
+    out = export(run, tmp_path / "out", with_base=False)
+    assert json.loads((out / "anyscene.json").read_text())["base"] == {
+        "path": "../base",
+        "revision": None,
+        "first_stage": None,
+        "sha256": loaded_base_sha256(base),
+        "licence": "creativeml-openrail-m",
+    }
+    assert "license: creativeml-openrail-m" in (out / "README.md").read_text()
+
+
+def test_deterministic(tiny_run: Path, tmp_path: Path):
+    first, second = (export(tiny_run, tmp_path / name) for name in ("one", "two"))
+    assert files(first) == files(second)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_fim_alone_loads_the_base_that_it_names(
+    tiny_run: Path, tiny_export: Path, tmp_path: Path, half: bool
+):
+    out = export(tiny_run, tmp_path / "out", with_base=False, half=half)
+    assert {name.split("/")[0] for name in files(out)} == {
+        "README.md",
+        "anyscene.json",
+        "controlnet",
+    }
+    image = own_image(AnyScenePipeline.from_pretrained(out), 2.5)
+    whole = own_image(AnyScenePipeline.from_pretrained(tiny_export), 2.5)
+    assert (image - whole).abs().max() <= (0.01 if half else 0)
+
+
+def test_fim_alone_refuses_another_base(tiny_run: Path, tmp_path: Path):
+    out = export(tiny_run, tmp_path / "out", with_base=False)
+    tiny_base(tmp_path / "other", seed=1)
+    record = json.loads((out / "anyscene.json").read_text())
+    record["base"]["path"] = "../other"
+    (out / "anyscene.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=record["base"]["sha256"][:16]):
+        AnyScenePipeline.from_pretrained(out)
+
+
+def test_another_version_of_the_hint_is_refused(tiny_export: Path, tmp_path: Path):
+    out = Path(shutil.copytree(tiny_export, tmp_path / "out"))
+    record = json.loads((out / "anyscene.json").read_text())
+    (out / "anyscene.json").write_text(json.dumps({**record, "hint_version": 99}))
+    with pytest.raises(InputError, match="hints of version 99"):
+        AnyScenePipeline.from_pretrained(out)
+
+
+def test_other_first_stage_is_found_again(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path: Path
+):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+        ).save_pretrained(tmp_path / "tiny_vae")
+    config = tiny_config(
+        tiny_base_folder,
+        demo_shards,
+        tmp_path,
+        f"base.first_stage={tmp_path / 'tiny_vae'}",
+        "train.steps=1",
+    )
+    run = train(config)
+    folders = [export(run, tmp_path / f"out{b}", with_base=bool(b)) for b in (0, 1)]
+    images = [own_image(AnyScenePipeline.from_pretrained(folder), 1.0) for folder in folders]
+    assert torch.equal(images[0], images[1])
+    stock = StableDiffusionControlNetPipeline.from_pretrained(folders[1])
+    hint = make_hint(*foreground())
+    assert (stock_image(stock, 1.0, image=hint) - images[1]).abs().max() <= 1e-4
+
+
+def test_latent_hint(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path):
+    config = tiny_config(
+        tiny_base_folder, demo_shards, tmp_path, "fim.hint=latent", "train.steps=1"
+    )
+    out = export(train(config), tmp_path / "out")
+    assert json.loads((out / "anyscene.json").read_text())["hint"] == "latent"
+    pipeline = AnyScenePipeline.from_pretrained(out)
+    assert not torch.equal(own_image(pipeline, 1.0), own_image(pipeline, 1.0, guided=False))
+    assert "StableDiffusionControlNetPipeline" not in (out / "README.md").read_text()
+
+
+def test_trained_unet(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path):
+    config = tiny_config(
+        tiny_base_folder,
+        demo_shards,
+        tmp_path,
+        "train.trainable=unet",
+        "train.injection=none",
+        "train.steps=1",
+    )
+    run = train(config)
+    out = export(run, tmp_path / "out")
+    stock, base = (StableDiffusionPipeline.from_pretrained(f) for f in (out, tiny_base_folder))
+    image = stock_image(stock, 2.5)
+    own = own_image(AnyScenePipeline.from_pretrained(out), 2.5, guided=False)
+    assert (image - own).abs().max() <= 1e-4
+    assert (image - stock_image(base, 2.5)).abs().max() > 0.001
+    assert (
+        loaded_base_sha256(out) == json.loads((out / "anyscene.json").read_text())["base"]["sha256"]
+    )
+    with pytest.raises(InputError, match="no FIM"):
+        export(run, tmp_path / "other", with_base=False)
+
+
+def test_damaged_checkpoint_falls_back_unless_it_was_named(tiny_run: Path, tmp_path: Path):
+    run = copy_of(tiny_run, tmp_path)
+    newest = checkpoints(run / "checkpoints")[0]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    out = export(run, tmp_path / "out")
+    assert json.loads((out / "anyscene.json").read_text())["step"] == 2
+    with pytest.raises(DamageError, match="sha256"):
+        export(run, tmp_path / "other", checkpoint=newest)
+    first = checkpoints(run / "checkpoints")[-1]
+    out = export(run, tmp_path / "first", checkpoint=first)
+    assert json.loads((out / "anyscene.json").read_text())["step"] == 1
+
+
+def test_another_base_in_the_place_of_the_run_s(tiny_run: Path, tmp_path: Path):
+    run = copy_of(tiny_run, tmp_path)
+    other = tiny_base(tmp_path / "base", seed=1)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"(?m)^  path: .*$", f"  path: {other}", text))
+    with pytest.raises(InputError, match="restore the base"):
+        export(run, tmp_path / "out")
+
+
+def test_what_is_in_the_way(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("dear")
+    with pytest.raises(InputError, match="something else"):
+        export(tiny_run, out, overwrite=True)
+    (out / "mine.txt").unlink()
+    export(tiny_run, out, with_base=False)
+    before = files(out)
+    with pytest.raises(InputError, match="--overwrite"):
+        export(tiny_run, out)
+    with monkeypatch.context() as patch:
+        patch.setattr("anyscene.export.model_card", fail)
+        with pytest.raises(RuntimeError, match="power"):
+            export(tiny_run, out, overwrite=True)
+    assert files(out) == before
+    export(tiny_run, out, overwrite=True)
+    assert (out / "model_index.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def fail(*_args: Any, **_options: Any) -> str:
+    raise RuntimeError("power cut")
+
+
+def test_no_run_no_checkpoint(tiny_run: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="no run folder"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match=r"no checkpoint .*other\.ckpt"):
+        export(tiny_run, tmp_path / "out", checkpoint=tmp_path / "other.ckpt")
+    run = copy_of(tiny_run, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        export(run, tmp_path / "out")

@@ -1,0 +1,163 @@
+"""Imports point one way: inference must not need the training stack, nor data preparation torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TRAINING_STACK = ("lightning", "wandb", "webdataset", "omegaconf")
+INFERENCE = (
+    "models",
+    "diffusion",
+    "compositing",
+    "metrics",
+    "pipeline.py",
+    "sampler.py",
+    "generate.py",
+    "remake.py",
+)
+
+# What a module may not pull in, whoever imports it.
+LIGHT = {
+    "anyscene.config": ("omegaconf", "torch", "numpy"),
+    "anyscene.config_io": ("torch", "numpy"),
+    "anyscene.errors": ("torch", "numpy", "omegaconf"),
+    "anyscene.cli": ("torch", "numpy", "omegaconf"),
+    "anyscene.data.sample": ("torch", "numpy"),
+    "anyscene.manifest": ("torch", "omegaconf"),
+    "anyscene.scene_list": ("torch", "omegaconf"),
+    "anyscene.study": ("torch", "omegaconf"),
+    "anyscene.report": ("torch", "lightning"),
+    "data_prep.coco": ("torch", "lightning", "omegaconf"),
+    "data_prep.demo_scenes": ("torch", "lightning", "omegaconf"),
+    "data_prep.verify": ("torch", "lightning", "omegaconf"),
+}
+
+# From the top of the design's chain to its bottom; the longest prefix counts. An import goes down,
+# or stays on its level.
+LEVELS = {
+    "anyscene.cli": 6,
+    "anyscene.train": 4,
+    "anyscene.generate": 4,
+    "anyscene.remake": 4,
+    "anyscene.image_jobs": 3,
+    "anyscene.export": 4,
+    "anyscene.report": 4,
+    "anyscene.cluster": 4,
+    "anyscene.benchmark": 5,
+    "anyscene.study": 4,
+    "data_prep": 4,
+    "anyscene.tracking": 3,
+    "anyscene.callbacks": 3,
+    "anyscene.data": 3,
+    "anyscene.module": 2,
+    "anyscene.pipeline": 2,
+    "anyscene.sampler": 2,
+    "anyscene.metrics": 2,
+    "anyscene.visual": 2,
+    "anyscene.checkpoint": 1,
+    "anyscene.models": 1,
+    "anyscene.diffusion": 1,
+    "anyscene.compositing": 1,
+    "anyscene.data.sample": 1,
+    "anyscene.data.stream": 1,
+    "anyscene.data.transforms": 1,
+    "anyscene.manifest": 1,
+    "anyscene.export_record": 1,
+    "anyscene.model_card": 1,
+    "anyscene.scene_list": 1,
+    "anyscene.files": 0,
+    "anyscene.quiet": 0,
+    "anyscene.config_io": 0,
+    "anyscene.config": 0,
+    "anyscene.errors": 0,
+    "anyscene": 0,
+}
+
+
+def modules_in(*places: str) -> list[str]:
+    """Dotted names of the modules in folders and files of the package."""
+    files = [
+        file
+        for place in places
+        for path in [REPOSITORY / "anyscene" / place]
+        for file in (path.rglob("*.py") if path.is_dir() else [path])
+    ]
+    return sorted(".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in files)
+
+
+def pulled_in(modules: list[str], forbidden: tuple[str, ...]) -> list[str]:
+    """Which of the forbidden modules a fresh process has after importing some."""
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1].split(): importlib.import_module(name)\n"
+        "print(*[name for name in sys.argv[2:] if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", code, " ".join(modules), *forbidden]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    return done.stdout.split()
+
+
+def test_inference_does_not_pull_in_the_training_stack():
+    modules = modules_in(*INFERENCE)
+    assert len(modules) > 20
+    assert pulled_in(modules, TRAINING_STACK) == []
+
+
+def exists(module: str) -> bool:
+    path = REPOSITORY.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+@pytest.mark.parametrize("module", [module for module in LIGHT if exists(module)])
+def test_light_modules_stay_light(module):
+    assert pulled_in([module], LIGHT[module]) == []
+
+
+def level(module: str) -> int:
+    return LEVELS[max((name for name in LEVELS if f"{module}.".startswith(f"{name}.")), key=len)]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that a file imports, also inside functions; not those for types only."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("anyscene", "data_prep")}
+
+
+def test_imports_point_one_way():
+    upward = []
+    for folder in ("anyscene", "data_prep"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+            upward += [
+                f"{module} -> {name}" for name in imports_of(path) if level(name) > level(module)
+            ]
+    assert upward == []
+
+
+def test_only_one_file_knows_omegaconf():
+    files = [
+        path.name
+        for folder in ("anyscene", "data_prep")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if "omegaconf" in path.read_text()
+    ]
+    assert files == ["config_io.py"]

@@ -1,0 +1,161 @@
+"""The training step: what it draws, drops and returns, whatever the batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config
+
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.module import SceneModule
+
+
+@pytest.fixture(scope="module")
+def build(tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Makes a module of some overrides."""
+
+    def make(*overrides: str) -> SceneModule:
+        runs = tmp_path_factory.mktemp("runs")
+        return SceneModule(tiny_config(tiny_base_folder, demo_shards, runs, *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def module(build) -> SceneModule:
+    return build("loss.inside=3", "loss.boundary=2")
+
+
+@pytest.fixture(scope="module")
+def host_batch(module: SceneModule) -> dict[str, Any]:
+    """Six samples as a loader gives them."""
+    data = module.config.data
+    module.config.data.batch_size = 6
+    batch = next(iter(SceneDataModule(data, seed=0).train_dataloader()))
+    module.config.data.batch_size = 2
+    return batch
+
+
+def part(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Some samples of a batch."""
+    return {
+        name: value
+        if isinstance(value, int)
+        else value[rows]
+        if isinstance(value, torch.Tensor)
+        else [value[row] for row in rows if row < len(value)]
+        for name, value in batch.items()
+    }
+
+
+def losses(module: SceneModule, host: dict[str, Any], seed: int = 0) -> torch.Tensor:
+    device = module.on_after_batch_transfer(module.on_before_batch_transfer(host, 0), 0)
+    with torch.no_grad():
+        return module.sample_losses(device, seed)
+
+
+def test_the_loss_of_a_sample_depends_on_its_slot_alone(module, host_batch):
+    """So neither ranks, accumulation nor workers change what is learnt."""
+    together = losses(module, host_batch)
+    assert together.shape == (6,)
+    for rows in ([4], [5, 0, 2], [1, 3]):
+        torch.testing.assert_close(losses(module, part(host_batch, rows)), together[rows])
+    assert not torch.allclose(losses(module, host_batch, seed=1), together)
+
+
+def test_another_slot_has_other_noise(module, host_batch):
+    moved = {**host_batch, "counter": host_batch["counter"] + 1000}
+    assert not torch.isclose(losses(module, moved), losses(module, host_batch)).any()
+
+
+def test_training_loss_is_the_mean_over_samples(module, host_batch):
+    device = module.on_after_batch_transfer(module.on_before_batch_transfer(host_batch, 0), 0)
+    loss = module.training_step(device, 0)
+    assert loss.requires_grad
+    torch.testing.assert_close(loss.detach(), losses(module, host_batch).mean())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_prompts_are_dropped_by_slot(share, build):
+    module = build(f"train.prompt_dropout={share}")
+    prompts = [f"prompt {number}" for number in range(4000)]
+    host = {"counter": torch.arange(4000), "prompt": prompts}
+    first = module.on_before_batch_transfer(host, 0)["prompt"]
+    dropped = [prompt == "" for prompt in first]
+    assert sum(dropped) / 4000 == pytest.approx(share, abs=0.03)
+    assert all(drop or new == old for drop, new, old in zip(dropped, first, prompts, strict=True))
+    second_half = {"counter": torch.arange(2000, 4000), "prompt": prompts[2000:]}
+    assert module.on_before_batch_transfer(second_half, 0)["prompt"] == first[2000:]
+    assert module.eval().on_before_batch_transfer(host, 0)["prompt"] == prompts
+
+
+def test_the_hint_is_jittered_in_training_alone(module, host_batch):
+    training = module.on_after_batch_transfer(host_batch, 0)
+    module.eval()
+    validation = module.on_after_batch_transfer(host_batch, 0)
+    module.train()
+    assert torch.equal(training["scene"], validation["scene"])
+    assert not torch.allclose(training["hint"][:, :3], validation["hint"][:, :3], atol=0.01)
+    assert torch.equal(training["hint"][:, 3:], validation["hint"][:, 3:])
+
+
+def test_learning_rate(build):
+    factors = [
+        build(
+            "train.steps=100", "train.warmup_steps=4", f"train.final_learning_rate_share={share}"
+        ).learning_rate_factor
+        for share in (0.1, 1.0)
+    ]
+    assert [factors[1](step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    assert factors[0](50) == pytest.approx(0.55)
+    assert factors[0](100) == pytest.approx(0.1)
+
+
+def test_the_schedule_follows_the_module_to_its_device(build):
+    assert build().to("meta").schedule.alphas_cumprod.device.type == "meta"
+
+
+def test_only_what_is_trained_is_saved_and_optimised(build):
+    for overrides, trained in (
+        ((), "injection"),
+        (("train.trainable=unet", "train.injection=none"), "base.unet"),
+    ):
+        module = build(*overrides)
+        expected = dict(module.get_submodule(trained).named_parameters())
+        assert module.state_dict().keys() == {f"trained.{name}" for name in expected}
+        (optimizer,), _ = module.configure_optimizers()
+        optimised = {id(value) for group in optimizer.param_groups for value in group["params"]}
+        assert optimised == {id(value) for value in expected.values()}
+        learning = {id(value) for value in module.parameters() if value.requires_grad}
+        assert learning == optimised
+
+
+def test_weights_are_loaded_strictly(build):
+    module = build()
+    weights = module.state_dict()
+    weights.popitem()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        module.load_state_dict(weights)
+
+
+def test_gradient_checkpointing_changes_no_gradient(build, host_batch):
+    gradients = []
+    for overrides in ((), ("train.gradient_checkpointing=true",)):
+        module = build(*overrides)
+        device = module.on_after_batch_transfer(part(host_batch, [0, 1]), 0)
+        module.training_step(device, 0).backward()
+        gradients.append([value.grad for value in module.trained.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+    assert max(float(gradient.abs().max()) for gradient in gradients[0]) > 0
+
+
+def test_gradients_are_clipped_to_the_norm(build):
+    module = build("train.clip_norm=0.5")
+    values = list(module.trained.parameters())
+    for value in values:
+        value.grad = torch.ones_like(value)
+    module.configure_gradient_clipping(None, 0.0)
+    norm = torch.cat([value.grad.flatten() for value in values]).norm()
+    assert float(norm) == pytest.approx(0.5, rel=1e-3)

@@ -1,0 +1,321 @@
+"""Sampling against the stock pipelines, and what it promises beyond them."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
+from anyscene.compositing.hint import make_hint
+from anyscene.config import Blend, FimConfig, Hint, SampleConfig
+from anyscene.errors import InputError
+from anyscene.models.base import load_base
+from anyscene.models.injection import build_fim
+from anyscene.models.layout_control import LayoutControl, keep_mask
+from anyscene.pipeline import AnyScenePipeline
+from anyscene.sampler import sample_options, sample_scenes
+
+PROMPTS = ["a red mug on a meadow", "warm light from the left"]
+SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
+STOCHASTIC = "DDPMScheduler"
+
+
+def moved_fim(base, **config):
+    """A FIM whose zero layers have moved, so that it does something."""
+    fim = build_fim(FimConfig(**config), base, seed=0).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(4)
+    for layer in [*fim.controlnet_down_blocks, fim.controlnet_mid_block]:
+        layer.weight += 0.3 * torch.randn(layer.weight.shape, generator=generator)
+    return fim
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base_folder: Path):
+    return load_base(str(tiny_base_folder))
+
+
+@pytest.fixture(scope="module")
+def fim(base):
+    return moved_fim(base)
+
+
+@pytest.fixture
+def pipeline(base, fim) -> AnyScenePipeline:
+    return quiet(AnyScenePipeline(**base.components(), controlnet=fim))
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stock(kind, base, scheduler="DDIMScheduler", **parts):
+    """A stock pipeline of the same parts."""
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    theirs = quiet(kind(**base.components() | parts, **none))
+    theirs.scheduler = getattr(diffusers, scheduler).from_config(base.scheduler.config)
+    return theirs
+
+
+def foregrounds(batch=2, height=64, width=64):
+    generator = torch.Generator().manual_seed(1)
+    rgb = torch.rand(batch, 3, 4, 4, generator=generator)
+    mask = torch.zeros(batch, 1, height, width)
+    mask[..., height // 8 : height // 2, width // 4 : -width // 4] = 1
+    return F.interpolate(rgb, (height, width)), mask
+
+
+def generators(count=2, first=10):
+    return [torch.Generator().manual_seed(first + number) for number in range(count)]
+
+
+def one_step(pipeline, *prompts, foreground=True, **options):
+    """The latents after one DDIM step from the same noise."""
+    seen = []
+
+    def note(_pipeline, _index, _timestep, values):
+        seen.append(values["latents"])
+        return {}
+
+    rgb, mask = foregrounds(len(prompts)) if foreground else (None, None)
+    noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    options |= {"num_inference_steps": 3, "output_type": "pt", "latents": noise}
+    pipeline(list(prompts), rgb, mask, callback_on_step_end=note, **options)
+    return seen[0]
+
+
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, STOCHASTIC])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_same_image_as_the_stock_controlnet_pipeline(scheduler, guidance, pipeline, base, fim):
+    theirs = stock(StableDiffusionControlNetPipeline, base, scheduler, controlnet=fim)
+    pipeline.scheduler = theirs.scheduler
+    rgb, mask = foregrounds()
+    options = {
+        "num_inference_steps": 4,
+        "guidance_scale": guidance,
+        "negative_prompt": ["cool light from the right", ""],
+        "output_type": "pt",
+    }
+    expected = theirs(PROMPTS, make_hint(rgb, mask), generator=generators(), **options).images
+    images = pipeline(PROMPTS, rgb, mask, generator=generators(), **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    without = pipeline(PROMPTS, height=64, width=64, generator=generators(), **options).images
+    assert (without - expected).abs().max() > 0.02  # the FIM matters here
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_text_only_is_the_stock_text_to_image(scheduler, guidance, base):
+    theirs = stock(StableDiffusionPipeline, base, scheduler)
+    ours = quiet(AnyScenePipeline(**base.components()))
+    ours.scheduler = theirs.scheduler
+    options = {"num_inference_steps": 4, "guidance_scale": guidance, "output_type": "pt"}
+    expected = theirs(PROMPTS, generator=generators(), **options).images
+    images = ours(PROMPTS, generator=generators(), **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+def test_other_sizes_and_images_per_prompt(pipeline, base, fim):
+    theirs = stock(StableDiffusionControlNetPipeline, base, controlnet=fim)
+    rgb, mask = foregrounds(1, height=40, width=56)
+    options = {"num_inference_steps": 2, "num_images_per_prompt": 3, "output_type": "pt"}
+    hint = make_hint(rgb, mask)
+    expected = theirs(PROMPTS[0], hint, generator=generators(3), **options).images
+    images = pipeline(PROMPTS[0], rgb, mask, generator=generators(3), **options).images
+    assert images.shape == (3, 3, 40, 56)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+def test_pil_images_are_the_rounded_tensors(pipeline):
+    rgb, mask = foregrounds(1)
+    options = {"num_inference_steps": 2, "blend": "alpha"}
+    pil = pipeline(PROMPTS[:1], rgb, mask, generator=generators(1), **options)
+    tensors = pipeline(PROMPTS[:1], rgb, mask, generator=generators(1), output_type="pt", **options)
+    for images, values in ((pil.images, tensors.images), (pil.raw_images, tensors.raw_images)):
+        level = torch.tensor(list(images[0].tobytes())).reshape(64, 64, 3).permute(2, 0, 1)
+        assert torch.equal(level, (values[0] * 255).round().long())
+    assert pil.images[0].tobytes() != pil.raw_images[0].tobytes()
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", STOCHASTIC])
+def test_an_image_depends_on_its_seed_alone(scheduler, pipeline):
+    """Bit for bit, alone (padded) and in any company, place and micro-batch of the same size."""
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
+    rgb, mask = foregrounds(6)
+    prompts, seeds = (PROMPTS * 3), list(range(50, 56))
+    options = {"micro_batch": 4, "num_inference_steps": 3, "guidance_scale": 3.0, "blend": "detail"}
+    together = sample_scenes(pipeline, prompts, seeds, rgb, mask, **options)
+    assert together.images.shape == (6, 3, 64, 64)
+    for number in (0, 3, 5):
+        own = slice(number, number + 1)
+        alone = sample_scenes(pipeline, prompts[own], seeds[own], rgb[own], mask[own], **options)
+        assert torch.equal(alone.raw_images[0], together.raw_images[number])
+        assert torch.equal(alone.images[0], together.images[number])
+    order = [4, 1, 5, 0, 2, 3]
+    shuffled = sample_scenes(
+        pipeline,
+        [prompts[i] for i in order],
+        [seeds[i] for i in order],
+        rgb[order],
+        mask[order],
+        **options,
+    )
+    assert torch.equal(shuffled.images, together.images[order])
+    other = sample_scenes(pipeline, prompts[:1], [99], rgb[:1], mask[:1], **options)
+    assert not torch.allclose(other.raw_images[0], together.raw_images[0], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("s_foreground", "s_text", "passes", "fim_passes"),
+    [(1.0, 1.0, 1, 1), (1.0, 4.0, 2, 2), (2.5, 4.0, 3, 2), (0.0, 1.0, 3, 2)],
+)
+def test_two_guidance_scales(s_foreground, s_text, passes, fim_passes, pipeline, monkeypatch):
+    """e0 + s_fg [e(0,f) - e0] + s_text [e(t,f) - e(0,f)]: a DDIM step keeps such mixtures."""
+    prompt = PROMPTS[0]
+    plain = {"guidance_scale": 1.0}
+    e0 = one_step(pipeline, "", foreground=False, height=64, width=64, **plain)
+    foreground = one_step(pipeline, "", **plain)
+    full = one_step(pipeline, prompt, **plain)
+    counts = {"unet": 0, "controlnet": 0}
+    for name in counts:
+        module = getattr(pipeline, name)
+
+        def count(sample, *rest, name=name, forward=module.forward, **options):
+            counts[name] += len(sample)
+            return forward(sample, *rest, **options)
+
+        monkeypatch.setattr(module, "forward", count)
+    scales = {"guidance_scale": s_text, "foreground_guidance_scale": s_foreground}
+    mixed = one_step(pipeline, prompt, **scales)
+    expected = e0 + s_foreground * (foreground - e0) + s_text * (full - foreground)
+    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
+    assert counts == {"unet": 3 * passes, "controlnet": 3 * fim_passes}  # of 3 steps
+
+
+def test_strength_of_the_fim(pipeline):
+    alone = one_step(pipeline, *PROMPTS, foreground=False)
+    for scale, same in ((0.0, True), (1.0, False)):
+        guided = one_step(pipeline, *PROMPTS, controlnet_conditioning_scale=scale)
+        assert torch.equal(guided, alone) == same
+
+
+def test_outside_the_mask_the_foreground_is_not_looked_at(pipeline):
+    rgb, mask = foregrounds()
+    other = torch.where(mask > 0, rgb, 1 - rgb)
+    options = {"num_inference_steps": 2, "output_type": "pt", "layout": LayoutControl(1.0)}
+    first, second = (
+        pipeline(PROMPTS, canvas, mask, generator=generators(), **options).raw_images
+        for canvas in (rgb, other)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(("share", "kept_steps"), [(1.0, 4), (0.5, 2), (0.0, 0)])
+def test_known_latents_are_kept(share, kept_steps, scheduler, pipeline, base, monkeypatch):
+    """Under the eroded mask the network sees the foreground's own latents, noised to the step."""
+    pipeline.scheduler = getattr(diffusers, scheduler).from_config(base.scheduler.config)
+    rgb, mask = foregrounds()
+    latents = base.encode((rgb * mask + 0.5 * (1 - mask)) * 2 - 1)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    keep = keep_mask(mask, (16, 16)).expand_as(latents) > 0
+    scale_model_input = pipeline.scheduler.scale_model_input
+    kept = []
+
+    def note(sample, timestep):
+        noised = pipeline.scheduler.add_noise(latents, noise, timestep.reshape(1))
+        kept.append(torch.allclose(sample[keep], noised[keep], atol=1e-5))
+        return scale_model_input(sample, timestep)
+
+    monkeypatch.setattr(pipeline.scheduler, "scale_model_input", note)
+    layout = LayoutControl(known_latent=share)
+    options = {"num_inference_steps": 4, "latents": noise, "output_type": "pt"}
+    image = pipeline(PROMPTS, rgb, mask, layout=layout, **options).images
+    assert keep.any()
+    # The first step of a zero-terminal-SNR schedule is noise alone, kept or not.
+    assert kept[1:] == [step < kept_steps for step in (1, 2, 3)]
+    if share == 0:
+        plain = pipeline(PROMPTS, rgb, mask, **options).images
+        assert torch.equal(image, plain)
+
+
+def test_latent_hint_samples(base):
+    pipeline = quiet(
+        AnyScenePipeline(**base.components(), controlnet=moved_fim(base, hint=Hint.latent))
+    )
+    rgb, mask = foregrounds()
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    guided = pipeline(PROMPTS, rgb, mask, generator=generators(), **options).images
+    other = pipeline(PROMPTS, rgb.flip(1), mask, generator=generators(), **options).images
+    assert guided.shape == (2, 3, 64, 64)
+    assert (guided - other).abs().max() > 1e-3
+
+
+def test_blending_gives_the_foreground_back(pipeline):
+    rgb, mask = foregrounds()
+    options = {"num_inference_steps": 2, "blend": Blend.detail, "output_type": "pt"}
+    output = pipeline(PROMPTS, rgb, mask, generator=generators(), **options)
+    inner = F.max_pool2d(1 - mask, 17, 1, 8).expand_as(rgb) == 0
+    torch.testing.assert_close(output.images[inner], rgb[inner], atol=1e-3, rtol=0)
+    outer = F.max_pool2d(mask, 3, 1, 1).expand_as(rgb) == 0
+    torch.testing.assert_close(output.images[outer], output.raw_images[outer])
+
+
+def test_arguments_of_a_configuration():
+    config = SampleConfig(steps=3, guidance_scale=2.0, foreground_guidance_scale=1.5, blend_k=0.5)
+    options = sample_options(config)
+    assert (options["num_inference_steps"], options["guidance_scale"]) == (3, 2.0)
+    assert (options["foreground_guidance_scale"], options["blend_k"]) == (1.5, 0.5)
+
+
+def test_saved_and_loaded_it_samples_the_same(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    again = quiet(AnyScenePipeline.from_pretrained(tmp_path))
+    rgb, mask = foregrounds()
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    first, second = (
+        pipe(PROMPTS, rgb, mask, generator=generators(), **options).images
+        for pipe in (pipeline, again)
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"mask": None}, "foreground and mask belong together: give both or neither"),
+        ({"foreground": None}, "foreground and mask belong together: give both or neither"),
+        ({"foreground": torch.zeros(1, 3, 64, 64)}, "expected (2, 3, H, W), one for each prompt"),
+        ({"foreground": torch.zeros(2, 4, 64, 64)}, "has shape (2, 4, 64, 64); expected (2, 3, H"),
+        ({"mask": torch.zeros(2, 1, 32, 64)}, "expected (2, 1, 64, 64), as the foreground"),
+        ({"height": 32}, "height=32 and width=None differ from the foreground's (64, 64)"),
+        (
+            {"foreground": None, "mask": None, "height": 60, "width": 30},
+            "size 60x30 must be multiples of 8 (VAE factor 4 x UNet factor 2); use 64x32",
+        ),
+        ({"generator": generators(3)}, "3 generators for 2 images; give one an image"),
+        ({"negative_prompt": ["", "", ""]}, "3 negative prompts for 2 prompts"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, line, pipeline):
+    rgb, mask = foregrounds()
+    arguments = {"foreground": rgb, "mask": mask, "generator": generators()} | change
+    with pytest.raises(InputError) as caught:
+        pipeline(PROMPTS, num_inference_steps=1, **arguments)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_callback_may_replace_the_latents(pipeline):
+    rgb, mask = foregrounds()
+
+    def zero(_pipeline, index, _timestep, values):
+        return {"latents": values["latents"] * 0} if index == 1 else {}
+
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    images = pipeline(
+        PROMPTS, rgb, mask, generator=generators(), callback_on_step_end=zero, **options
+    ).images
+    assert torch.equal(images[0], images[1])
