@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from anyscene import __version__
 from anyscene.config import Blend
-from anyscene.errors import AnySceneError, DamageError
+from anyscene.errors import AnySceneError, DamageError, InputError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_generate(commands)
+    _add_evaluate(commands)
     _add_report(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -58,6 +60,25 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     demo.add_argument("--size", type=int, default=64, help="pixels a side")
     _add_common(demo)
     demo.set_defaults(command=_prepare_demo)
+
+    coco = kinds.add_parser("coco", help="shards of images, instances and captions in COCO format")
+    coco.add_argument("--images", type=Path, required=True, help="folder of image files")
+    coco.add_argument("--instances", type=Path, required=True, help="instances.json")
+    coco.add_argument("--captions", type=Path, help="captions.json; default: from the categories")
+    coco.add_argument("--out", type=Path, required=True)
+    coco.add_argument("--split", default="train", help="name in the shards' names")
+    coco.add_argument("--size", type=int, default=512, help="pixels a side")
+    coco.add_argument("--soften", type=float, default=1.0, help="sigma of soft edges in pixels")
+    coco.add_argument("--min-area-share", type=float, default=0.02, help="of a foreground")
+    coco.add_argument("--max-area-share", type=float, default=0.8, help="of a foreground")
+    coco.add_argument("--limit", type=int, help="the first images only")
+    coco.add_argument("--overwrite", action="store_true", help="make OUT again")
+    _add_common(coco)
+    coco.set_defaults(command=_prepare_coco)
+
+    verify = kinds.add_parser("verify", help="check all shards in and below a folder")
+    verify.add_argument("folder", type=Path)
+    verify.set_defaults(command=_verify)
 
     base = kinds.add_parser("base", help="first stage, text encoder, untrained UNet, judge")
     base.add_argument("--shards", type=Path, required=True, help="folder with train and val shards")
@@ -121,6 +142,27 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     generate.set_defaults(command=_generate)
 
 
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="figures on held-out scenes, beside rivals")
+    evaluate.add_argument("model", metavar="MODEL", help="folder of an export")
+    evaluate.add_argument("--shards", type=Path, required=True, help="held-out shards")
+    evaluate.add_argument("--judge", type=Path, required=True, help="of `prepare base`")
+    evaluate.add_argument(
+        "--out", type=Path, required=True, help="JSON file, such as RUN/evaluation.json"
+    )
+    evaluate.add_argument("--samples", type=int, default=64, help="the first ones")
+    evaluate.add_argument("--controls", action="store_true", help="also the controls; slower")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
+    demo.add_argument("--config", type=Path, default=Path("configs/train/demo.yaml"))
+    demo.add_argument("--data", type=Path, default=Path("data/demo"))
+    demo.add_argument("overrides", nargs="*", metavar="key=value")
+    demo.set_defaults(command=_demo)
+
+
 def _add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="write a run's report.html")
     report.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -150,7 +192,41 @@ def _prepare_demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare_coco(options: argparse.Namespace) -> int:
+    from data_prep.coco import prepare_coco
+
+    prepare_coco(
+        options.images,
+        options.instances,
+        options.captions,
+        options.out,
+        split=options.split,
+        seed=options.seed,
+        size=options.size,
+        soften=options.soften,
+        workers=options.workers,
+        min_area_share=options.min_area_share,
+        max_area_share=options.max_area_share,
+        limit=options.limit,
+        overwrite=options.overwrite,
+    )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from data_prep.verify import verify
+
+    return 1 if verify(options.folder).damages else 0
+
+
 def _prepare_base(options: argparse.Namespace) -> int:
+    from anyscene.data.sample import ShardManifest
+
+    for split in ("train", "val"):
+        ShardManifest.read(options.shards / split)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
     from data_prep.demo_base import BaseRecipe, prepare_base
 
     recipe = BaseRecipe(
@@ -159,10 +235,10 @@ def _prepare_base(options: argparse.Namespace) -> int:
         first_stage_steps=options.steps,
         prediction_type=options.prediction,
     )
-    figures = prepare_base(
+    prepare_base(
         options.shards, options.out, recipe=recipe, seed=options.seed, device=options.device
     )
-    print(figures)
+    print(f"base: {options.out / 'base'}; figures: {options.out / 'base.json'}")
     return 0
 
 
@@ -235,6 +311,42 @@ def _generate_again(options: argparse.Namespace) -> int:
     equal = sum(result.equal for result in results)
     print(f"{equal} of {len(lines)} images are equal bit for bit")
     return 0 if equal == len(results) else 1
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from anyscene.data.sample import ShardManifest
+    from anyscene.export_record import read_export_record
+
+    record = read_export_record(Path(options.model))
+    ShardManifest.read(options.shards)
+    if options.samples < 2:
+        raise InputError(f"--samples={options.samples} is too small; use at least 2")
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.evaluate import evaluate
+    from anyscene.image_jobs import load_model
+    from anyscene.metrics.judge import Judge
+    from anyscene.scene_list import GenerateSettings, sampling
+
+    evaluate(
+        load_model(options.model, "fp32", "cpu").pipeline,
+        Judge.from_pretrained(options.judge),
+        options.shards,
+        options.out,
+        sample=sampling(GenerateSettings(), record),
+        samples=options.samples,
+        controls=options.controls,
+    )
+    print(f"figures: {options.out}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from anyscene.demo import run_demo
+
+    run_demo(options.config, options.data, options.overrides)
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -44,11 +44,19 @@ class SceneModule(LightningModule):
             self.injection = build_fim(config.fim, self.base, config.train.seed)
         self.trained = self._select_trained()
         self.averaged: nn.Module | None = None
-        if config.train.gradient_checkpointing:
-            self.base.unet.enable_gradient_checkpointing()
-            if self.injection is not None:
-                self.injection.enable_gradient_checkpointing()
         self.validation_loss = MeanMetric()
+        self._set_speed()
+
+    def _set_speed(self) -> None:
+        """What changes time and memory, but not the method."""
+        networks = [n for n in (self.base.unet, self.injection) if n is not None]
+        if self.config.train.channels_last:
+            self.to(memory_format=torch.channels_last)
+        for network in networks:
+            if self.config.train.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+            if self.config.train.compile:
+                network.compile()
 
     @property
     def schedule(self) -> Schedule:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger as LightningLogger
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -28,10 +29,13 @@ def build_wandb(config: Config, run: Path) -> WandbLogger:
     It is offline as `WANDB_MODE` says, where nobody is logged in, and where W&B cannot be reached.
     """
     import wandb
+    from wandb.errors import Error
 
     silent = wandb.Settings(silent=True)
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    options = {
+    mode: Any = os.environ.get("WANDB_MODE") or (
+        "online" if wandb.login(prompt=False) else "offline"
+    )
+    options: dict[str, Any] = {
         "id": json.loads((run / "run.json").read_text())["wandb_id"],
         "name": config.name,
         "project": config.log.project,
@@ -40,7 +44,7 @@ def build_wandb(config: Config, run: Path) -> WandbLogger:
     }
     try:
         experiment = wandb.init(**options, mode=mode, settings=None if mode == "online" else silent)
-    except wandb.errors.Error as error:
+    except Error as error:
         reason = " ".join(str(error).split())
         print(f"WARNING: W&B cannot be used ({reason}); the run goes on offline", file=sys.stderr)
         mode = "offline"

@@ -133,7 +133,8 @@ def build_ddp() -> DDPStrategy:
     validation batch, and then a forward pass must not be a collective."""
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DDPStrategy(timeout=timedelta(minutes=10), **{name: False})  # named so since torch 2.13
+    options: dict[str, Any] = {name: False}  # named so since torch 2.13
+    return DDPStrategy(timeout=timedelta(minutes=10), **options)
 
 
 def build_callbacks(config: Config, run: Path) -> list[Callback]:

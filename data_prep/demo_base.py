@@ -1,4 +1,4 @@
-"""`anyscene prepare base`: an untrained UNet with a trained first stage and text encoder, and a judge.
+"""`anyscene prepare base`: first stage, text encoder, an untrained UNet, and a judge.
 
 Writes a standard Stable-Diffusion-type folder of stock classes, whose UNet `anyscene train` then
 trains as text-to-image, and the judge that measures demo scenes. Each part is finished before the

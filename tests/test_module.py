@@ -159,3 +159,19 @@ def test_gradients_are_clipped_to_the_norm(build):
     module.configure_gradient_clipping(None, 0.0)
     norm = torch.cat([value.grad.flatten() for value in values]).norm()
     assert float(norm) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_channels_last_changes_the_layout_and_not_the_loss(build, host_batch):
+    module = build("train.channels_last=true")
+    for network in (module.base.unet, module.base.vae.encoder, module.injection):
+        assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(losses(module, host_batch), losses(build(), host_batch))
+
+
+def test_compilation_is_in_place_and_of_the_networks_alone(build, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    build()
+    assert compiled == []
+    module = build("train.compile=true")
+    assert compiled == [module.base.unet, module.injection]

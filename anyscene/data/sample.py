@@ -63,7 +63,7 @@ class ShardRecord:
 
 @dataclass
 class ShardManifest:
-    """`manifest.json`: free of time stamps, hosts and paths, so that preparation is byte-identical."""
+    """`manifest.json`: without time stamps, hosts and paths, for byte-identical preparation."""
 
     split: str
     seed: int

@@ -166,7 +166,7 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
             "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
         )
     try:
-        index = dict(DiffusionPipeline.load_config(path, revision=revision))
+        index: Any = DiffusionPipeline.load_config(path, revision=revision)
     except (OSError, ValueError) as error:
         raise _not_found(path, "base.path", error) from None
     if "text_encoder_2" in index or any(
@@ -176,7 +176,7 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
             f"base.path={path!r} is a {index.get('_class_name')}: this version trains on "
             "Stable Diffusion 1.x and 2.x type folders (one CLIP text encoder, UNet, VAE)"
         )
-    return index
+    return dict(index)
 
 
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
