@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-REQUIRED = "???"  # OmegaConf's marker of a value that the user must give
+REQUIRED: Any = "???"  # OmegaConf's marker of a value that the user must give
 
 
 class Hint(Enum):
@@ -134,7 +135,7 @@ class LossConfig:
 class TrainConfig:
     """The optimisation."""
 
-    steps: int = REQUIRED  # type: ignore[assignment]
+    steps: int = REQUIRED
     """Optimizer steps in all. > 0."""
     trainable: Trainable = Trainable.fim
     """`fim`: the base stays frozen. `unet`: the base's UNet itself, with `injection=none`."""

@@ -155,7 +155,7 @@ def _check_keys(values: DictConfig, kind: type, prefix: str, source: str) -> Non
             _check_keys(child, hints[key], f"{full}.", source)
 
 
-def _all_keys(kind: type, prefix: str) -> list[str]:
+def _all_keys(kind: Any, prefix: str) -> list[str]:
     hints = get_type_hints(kind)
     keys = []
     for field in fields(kind):

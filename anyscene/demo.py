@@ -24,13 +24,14 @@ from data_prep.demo_scenes import prepare_demo
 TRAIN_SCENES = 3000
 VAL_SCENES = 64
 CANVASES = (2, 4, 7)  # held-out scenes whose elements are put into other scenes
-PROMPT_ENDS = (  # each light was seen in its place in training, see `data_prep.demo_plan`
-    "on the beach, warm light from the left",
-    "on the beach, cool light from the right",
-    "in the snow, cool light from the left",
-    "in a meadow, warm light from above",
-    "in a city at night, cool light from the right",
-)
+PROMPT_ENDS = {  # each light was seen in its place in training, see `data_prep.demo_plan`
+    "beach, warm, left": "on the beach, warm light from the left",
+    "beach, cool, right": "on the beach, cool light from the right",
+    "snow, cool, left": "in the snow, cool light from the left",
+    "meadow, warm, above": "in a meadow, warm light from above",
+    "city, cool, right": "in a city at night, cool light from the right",
+}
+BLEND_K = 0.25  # mostly the generated light on the elements' own detail
 
 
 def run_demo(config_path: Path, data: Path, overrides: Sequence[str]) -> None:
@@ -119,7 +120,7 @@ def generate_scenes(config: Config, run: Path) -> None:
 
     assert config.data.val is not None
     scenes = write_canvases(Path(config.data.val), run / "canvases")
-    settings = GenerateSettings(micro_batch=5)
+    settings = GenerateSettings(micro_batch=len(PROMPT_ENDS), blend_k=BLEND_K)
     lines = generate(str(run / "export"), scenes, settings, run / "scenes")
     sheet = scene_sheet(lines, run / "scenes")
     replace_file(run / "scenes.png", lambda part: sheet.save(part, format="PNG"))
@@ -139,7 +140,7 @@ def write_canvases(shards: Path, folder: Path) -> list[Scene]:
         image = Image.fromarray(np.round(rgba * 255).astype(np.uint8).transpose(1, 2, 0))
         replace_file(path, lambda part, image=image: image.save(part, format="PNG"))
         elements = re.split(r" (?:on|in|at) ", held_out.prompts[number])[0]
-        prompts = tuple(f"{elements} {end}" for end in PROMPT_ENDS)
+        prompts = tuple(f"{elements} {end}" for end in PROMPT_ENDS.values())
         scenes.append(Scene(path.stem, prompts, canvas=path, seed=number))
     return scenes
 
@@ -153,11 +154,12 @@ def scene_sheet(lines: list[GenerationLine], folder: Path) -> Image.Image:
         rows.setdefault(line["scene_id"], []).append(line)
     columns: dict[str, list[Image.Image]] = {"foreground": []}
     captions = []
+    first_end = next(iter(PROMPT_ENDS.values()))
     for row in rows.values():
-        captions.append(row[0]["prompt"].removesuffix(f" {PROMPT_ENDS[0]}"))
+        captions.append(row[0]["prompt"].removesuffix(f" {first_end}"))
         columns["foreground"].append(Image.open(folder / str(row[0]["canvas"])))
-        for line, end in zip(row, PROMPT_ENDS, strict=True):
-            columns.setdefault(end, []).append(Image.open(folder / line["image"]))
+        for line, name in zip(row, PROMPT_ENDS, strict=True):
+            columns.setdefault(name, []).append(Image.open(folder / line["image"]))
     return sample_grid(columns, captions)
 
 

@@ -257,7 +257,8 @@ def _tone_row(bench: Bench, scenes: Scenes) -> dict[str, Any]:
         bench.generate(scenes)[0], scenes.alpha
     )
     known = [i for i, truth in enumerate(scenes.truths) if truth is not None]
-    signs = torch.tensor([1.0 if swapped.truths[i]["tone"] == "warm" else -1.0 for i in known])  # type: ignore[index]
+    tones = [truth["tone"] for truth in swapped.truths if truth is not None]
+    signs = torch.tensor([1.0 if tone == "warm" else -1.0 for tone in tones])
     response = change[known] * signs / _expected_tint()
     row["figures"]["tint_response"] = float(response.mean())
     row["intervals"]["tint_response"] = list(bootstrap_interval(response.tolist(), 0, LEVEL))

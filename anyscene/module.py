@@ -105,9 +105,9 @@ class SceneModule(LightningModule):
 
     def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
         """(c, h, w) of the latents of images B 3 H W."""
-        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
-        channels = self.base.vae.config.latent_channels
-        return (channels, images.shape[2] // factor, images.shape[3] // factor)
+        config: Any = self.base.vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        return (config.latent_channels, images.shape[2] // factor, images.shape[3] // factor)
 
     def validation_step(self, batch: DeviceBatch, batch_idx: int) -> None:  # noqa: ARG002
         """The loss at noise and timesteps that are the same at every validation."""

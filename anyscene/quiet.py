@@ -1,6 +1,7 @@
 """Keeps what libraries tell their developers away from a user's terminal."""
 
 import logging
+import os
 import warnings
 
 RANK_ZERO_LOGGERS = (
@@ -23,6 +24,7 @@ def quiet_libraries() -> None:
 
     Other warnings of libraries stay, as do the bars of downloads.
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # damaged images are told by us, once
     for name in RANK_ZERO_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("transformers.utils.import_utils").addFilter(_not_about_torchvision)

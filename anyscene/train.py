@@ -8,7 +8,7 @@ import subprocess
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -39,7 +39,10 @@ from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
 from anyscene.tracking import build_loggers, finish_loggers
 
-PRECISIONS = {Precision.fp32: "32-true", Precision.bf16: "bf16-mixed"}
+PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
+    Precision.fp32: "32-true",
+    Precision.bf16: "bf16-mixed",
+}
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
@@ -108,7 +111,7 @@ def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy="auto" if single else build_ddp(),
-        precision=PRECISIONS[settings.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=settings.validate_every * settings.accumulate,

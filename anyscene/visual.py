@@ -1,7 +1,7 @@
 """Pictures for people: tensors to PIL images, and grids of samples for logs and reports."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +25,7 @@ Images = Tensor | Sequence[Tensor | Image.Image]
 
 
 def sample_grid(
-    columns: dict[str, Images], captions: Sequence[str], scale: int | None = None
+    columns: Mapping[str, Images], captions: Sequence[str], scale: int | None = None
 ) -> Image.Image:
     """A white sheet with one scene a row: its caption, then one image of every named column.
 

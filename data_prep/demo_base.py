@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -35,6 +35,8 @@ from data_prep.first_stage import (
 from data_prep.shards import file_sha256
 from data_prep.text_encoder import build_text_encoder, train_text_encoder, train_tokenizer
 
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+
 
 @dataclass(frozen=True)
 class BaseRecipe:
@@ -49,7 +51,7 @@ class BaseRecipe:
     attention_heads: int = 4
     segmenter_steps: int = 600
     batch: int = 64
-    prediction_type: str = "sample"
+    prediction_type: Prediction = "sample"
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _make_judge(
     seed: int,
     device: str,
 ) -> None:
-    bar = tqdm(total=recipe.segmenter_steps, desc="segmenter", unit="step")
+    bar: Any = tqdm(total=recipe.segmenter_steps, desc="segmenter", unit="step")
     segmenter = train_segmenter(
         train.scenes,
         train.masks,
@@ -227,7 +229,8 @@ def build_unet(recipe: BaseRecipe, size: int, text_width: int) -> UNet2DConditio
 def _assemble(part: Path, work: Path, size: int, recipe: BaseRecipe, seed: int) -> None:
     text_encoder = CLIPTextModel.from_pretrained(work / "text" / "text_encoder")
     torch.manual_seed(seed)
-    pipeline = StableDiffusionPipeline(
+    kind: Any = StableDiffusionPipeline  # the types of its parts are narrower than what it takes
+    pipeline = kind(
         vae=AutoencoderKL.from_pretrained(work / "vae" / "vae"),
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(work / "text" / "tokenizer"),
@@ -240,7 +243,7 @@ def _assemble(part: Path, work: Path, size: int, recipe: BaseRecipe, seed: int) 
     pipeline.save_pretrained(part)
 
 
-def build_scheduler(prediction_type: str) -> DDIMScheduler:
+def build_scheduler(prediction_type: Prediction) -> DDIMScheduler:
     """The cosine schedule of Nichol and Dhariwal 2021, sampled at trailing timesteps."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,14 @@ from anyscene.checkpoint import replace_file
 KL_WEIGHT = 2e-5  # of the mean divergence a latent, against a mean squared error a pixel value
 FOREGROUND_WEIGHT = 4.0  # of pixels inside the mask, whose detail the product exists for
 
+Vae = Any  # AutoencoderKL, whose own methods are typed as what they are not
+
 
 def build_first_stage(channels: tuple[int, ...], latent_channels: int) -> AutoencoderKL:
     """An AutoencoderKL whose factor is 2 ** (len(channels) - 1)."""
     stages = len(channels)
-    return AutoencoderKL(
+    kind: Any = AutoencoderKL  # its type wants tuples of one element
+    return kind(
         down_block_types=("DownEncoderBlock2D",) * stages,
         up_block_types=("UpDecoderBlock2D",) * stages,
         block_out_channels=channels,
@@ -31,7 +35,7 @@ def build_first_stage(channels: tuple[int, ...], latent_channels: int) -> Autoen
 
 
 def train_first_stage(
-    vae: AutoencoderKL,
+    vae: Vae,
     scenes: Tensor,
     masks: Tensor,
     *,
@@ -89,7 +93,7 @@ def _restore(vae: AutoencoderKL, optimizer: torch.optim.Optimizer, path: Path, d
     return int(state["step"])
 
 
-def _loss(vae: AutoencoderKL, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
+def _loss(vae: Vae, images: Tensor, masks: Tensor, generator: torch.Generator) -> Tensor:
     posterior = vae.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(images.device)
     restored = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -104,7 +108,7 @@ def _cosine(done: float) -> float:
 
 
 @torch.no_grad()
-def normalise_latents(vae: AutoencoderKL, scenes: Tensor, batch: int = 64) -> None:
+def normalise_latents(vae: Vae, scenes: Tensor, batch: int = 64) -> None:
     """Give every latent channel mean 0 and deviation 1 over `scenes` (uint8 N 3 H W), in place.
 
     The shift and the scale go into the 1x1 convolutions on both sides of the latents, so that the
@@ -129,7 +133,7 @@ def normalise_latents(vae: AutoencoderKL, scenes: Tensor, batch: int = 64) -> No
 
 @torch.no_grad()
 def reconstruction_psnr(
-    vae: AutoencoderKL, scenes: Tensor, masks: Tensor, batch: int = 64
+    vae: Vae, scenes: Tensor, masks: Tensor, batch: int = 64
 ) -> dict[str, float]:
     """Mean PSNR (dB, peak 1) of reconstructed scenes, whole and inside the mask: the ceiling of
     every fidelity figure before blending. `scenes`, `masks`: uint8 N 3 H W and N 1 H W."""

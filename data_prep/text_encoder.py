@@ -1,5 +1,7 @@
 """Train a tokenizer and a small CLIP text encoder on the captions of a data set."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_LENGTH = 32  # tokens
 ALPHABET = 512  # byte symbols, inside and at the end of words: no text is ever unknown
+
+Tokenizer = Any  # CLIPTokenizer, whose token ids are typed as nearly anything
+TextModel = Any  # CLIPTextModel, whose `to` is typed as a plain function
 
 
 def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
@@ -19,7 +24,7 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     return trained
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
+def build_text_encoder(tokenizer: Tokenizer, width: int) -> CLIPTextModel:
     """Two CLIP layers of `width` channels for the tokenizer's vocabulary."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -34,13 +39,14 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = CLIPTextModel(config)
-    nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
+    embeddings: Any = model.get_input_embeddings()
+    nn.init.normal_(embeddings.weight, std=0.3)
     return model
 
 
 def train_text_encoder(
-    model: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
+    model: TextModel,
+    tokenizer: Tokenizer,
     captions: list[str],
     *,
     steps: int,
@@ -89,8 +95,9 @@ def _text_loss(
         labels = ids[:, : ids.shape[1] - back][inside[:, back:]]
         loss = loss + F.cross_entropy(logits, labels)
         figures[f"token_minus_{back}"] = float((logits.argmax(-1) == labels).float().mean())
-    bag = F.one_hot(ids, heads[3].out_features).amax(1).float()
-    logits = heads[3](states[torch.arange(len(ids), device=ids.device), end])
+    words: Any = heads[3]
+    bag = F.one_hot(ids, words.out_features).amax(1).float()
+    logits = words(states[torch.arange(len(ids), device=ids.device), end])
     loss = loss + 3 * F.binary_cross_entropy_with_logits(logits, bag)
     figures["bag_of_words"] = float(((logits > 0) == (bag > 0)).all(1).float().mean())
     return loss, figures

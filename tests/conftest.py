@@ -1,9 +1,13 @@
 """Fixtures that several tests share; `tiny` has the functions behind them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tiny import tiny_base, tiny_config, tiny_demo
+
+if TYPE_CHECKING:
+    from training import Run, Workspace
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +40,25 @@ def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from anyscene.export import export
 
     return export(tiny_run, tmp_path_factory.mktemp("export") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def workspace(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Workspace":
+    """A configuration file, a judge beside it, and a folder for runs: give each its own name."""
+    from training import Workspace, save_tiny_judge
+
+    folder = tmp_path_factory.mktemp("workspace")
+    save_tiny_judge(folder / "judge")
+    return Workspace.make(tiny_base_folder, demo_shards, folder)
+
+
+@pytest.fixture(scope="session")
+def whole(workspace: "Workspace") -> "tuple[Run, list[list[str]]]":
+    """An uninterrupted run of six steps, and the keys of its batches. Read only."""
+    from training import recorded_keys
+
+    with recorded_keys() as keys:
+        run = workspace.train("whole", workspace.judge)
+    return run, keys

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from training import Run, Workspace, recorded_keys, save_tiny_judge
+from training import Run, Workspace, recorded_keys
 
 from anyscene.callbacks.metrics_csv import HEADER, read_metrics
 
@@ -24,15 +24,6 @@ class TwoProcesses:
     keys: list[list[str]]
     output: str
     errors: str
-
-
-@pytest.fixture(scope="module")
-def workspace(
-    tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Workspace:
-    folder = tmp_path_factory.mktemp("distributed")
-    save_tiny_judge(folder / "judge")
-    return Workspace.make(tiny_base_folder, demo_shards, folder)
 
 
 def train_on_two(workspace: Workspace, name: str, *overrides: str) -> TwoProcesses:
@@ -63,7 +54,7 @@ OPTIONS = ("train.steps=8", "train.validate_every=8", "sample.micro_batch=1")
 
 @pytest.fixture(scope="module")
 def two(workspace: Workspace) -> TwoProcesses:
-    judge = f"metrics.judge={workspace.yaml.parent / 'judge'}"
+    judge = workspace.judge
     return train_on_two(workspace, "two", judge, "train.resume=never", *OPTIONS)
 
 
@@ -88,7 +79,7 @@ def test_the_same_metrics_on_the_same_images(two, workspace):
     figures = {name: value for step, name, value in read_metrics(copy.csv) if "val/" in name}
     copy.csv.write_text(",".join(HEADER) + "\n")
     shutil.rmtree(copy.folder / "samples")
-    judge = f"metrics.judge={workspace.yaml.parent / 'judge'}"
+    judge = workspace.judge
     workspace.train("again", judge, *OPTIONS)
     again = {name: value for _, name, value in read_metrics(copy.csv)}
     assert again == pytest.approx(figures, rel=1e-6, abs=1e-6)

@@ -41,6 +41,11 @@ class Workspace:
         tiny_config(base, shards, folder)
         return cls(folder / "tiny.yaml")
 
+    @property
+    def judge(self) -> str:
+        """The override that names the judge beside the configuration file."""
+        return f"metrics.judge={self.yaml.parent / 'judge'}"
+
     def command(self, name: str, *overrides: str) -> list[str]:
         return ["train", str(self.yaml), f"name={name}", *SHORT_RUN, *overrides]
 
@@ -132,3 +137,17 @@ def save_tiny_judge(folder: Path) -> Path:
         segmenter = SmallSegmenter((4, 8)).eval()
     Judge(means, segmenter, {"noise_floor": {}}).save_pretrained(folder)
     return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line with which a command is refused."""
+    capsys.readouterr()
+    assert main(arguments) == code
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

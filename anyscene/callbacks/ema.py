@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from anyscene.module import SceneModule
 
@@ -41,7 +41,7 @@ class MovingAverage(Callback):
 
     @torch.no_grad()
     def _average(
-        self, averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor
+        self, averaged: PARAM_LIST, current: PARAM_LIST, updates: torch.Tensor | int
     ) -> None:
         n = int(updates)
         torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))

@@ -43,6 +43,7 @@ class ValidationScenes(Callback):
         outputs: Any,  # noqa: ARG002
         batch: DeviceBatch,
         *_args: Any,
+        **_kwargs: Any,
     ) -> None:
         assert isinstance(pl_module, SceneModule)
         scene = batch["scene"] / 2 + 0.5

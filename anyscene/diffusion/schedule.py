@@ -1,6 +1,7 @@
 """The forward process and its targets, as the base's own scheduler config states them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -62,7 +63,7 @@ def build_schedule(scheduler_config: dict) -> Schedule:
             f"supported are {', '.join(PREDICTIONS)}"
         )
     # DDIMScheduler derives betas from the shared keys, with rescaling to zero terminal SNR.
-    scheduler = DDIMScheduler.from_config(scheduler_config)
+    scheduler: Any = DDIMScheduler.from_config(scheduler_config)
     alphas = scheduler.alphas_cumprod.float()
     if prediction == "epsilon" and float(alphas[-1]) == 0:
         raise ConfigError(

@@ -39,30 +39,35 @@ def encode_prompts(
 
 def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tensor:
     """Scaled latents B c h w of images B 3 H W in [-1, 1]; `noise` draws from the posterior."""
-    images = images.to(vae.dtype)
+    config: Any = vae.config
+    encoded: Any = vae.encode(images.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
-        latents = vae.encode(images).latents
+        latents = encoded.latents
     else:
-        posterior = vae.encode(images).latent_dist
+        posterior = encoded.latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (latents - shift) * vae.config.scaling_factor
+    shift = getattr(config, "shift_factor", None) or 0.0
+    return (latents - shift) * config.scaling_factor
 
 
 def decode_latents(vae: Vae, latents: Tensor) -> Tensor:
     """Images B 3 H W, about [-1, 1], of scaled latents B c h w."""
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift).sample
+    config: Any = vae.config
+    shift = getattr(config, "shift_factor", None) or 0.0
+    decoded: Any = vae.decode(latents.to(vae.dtype) / config.scaling_factor + shift)
+    return decoded.sample
 
 
 def vae_factor(vae: Vae) -> int:
     """Pixels a latent, along one side."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    config: Any = vae.config
+    return 2 ** (len(config.block_out_channels) - 1)
 
 
 def unet_factor(unet: UNet2DConditionModel) -> int:
     """What the UNet divides the side of the latents by."""
-    return 2 ** (len(unet.config.block_out_channels) - 1)
+    config: Any = unet.config
+    return 2 ** (len(config.block_out_channels) - 1)
 
 
 def weights_sha256(*modules: nn.Module) -> str:
@@ -229,15 +234,17 @@ def _check_fit(path: str, base: Base) -> None:
             f"{tokens.model_max_length}, its text encoder takes {text.vocab_size} and "
             f"{text.max_position_embeddings}; the tokenizer is missing or of another model"
         )
+    unet: Any = base.unet.config
+    first_stage: Any = base.vae.config
     width = text.hidden_size
-    if base.unet.config.cross_attention_dim != width:
+    if unet.cross_attention_dim != width:
         raise InputError(
             f"base.path={path!r}: its text encoder gives {width} channels but its UNet expects "
-            f"{base.unet.config.cross_attention_dim}; the parts are of different models"
+            f"{unet.cross_attention_dim}; the parts are of different models"
         )
-    channels = base.vae.config.latent_channels
-    if base.unet.config.in_channels != channels:
+    channels = first_stage.latent_channels
+    if unet.in_channels != channels:
         raise InputError(
             f"base.path={path!r}: the first stage has {channels} latent channels but the UNet "
-            f"takes {base.unet.config.in_channels} (inpainting UNets, with 9, are not a base)"
+            f"takes {unet.in_channels} (inpainting UNets, with 9, are not a base)"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
-from anyscene.models.base import Base, encode_images, vae_factor
+from anyscene.models.base import Base, Vae, encode_images, vae_factor
 
 EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a factor of 8
 
@@ -22,7 +23,8 @@ def hint_kind(fim: ControlNetModel) -> Hint:
 
     The number of channels does not tell: Stable Diffusion's latent with its mask has five, too.
     """
-    single = len(fim.config.conditioning_embedding_out_channels) == 1
+    config: Any = fim.config
+    single = len(config.conditioning_embedding_out_channels) == 1
     return Hint.latent if single else Hint.pixel
 
 
@@ -50,8 +52,10 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
                     f"VAE factor {vae_factor(base.vae)} needs log2(factor) + 1 = {stages}"
                 )
         case Hint.latent:
-            widths = (base.unet.config.block_out_channels[0],)
-            channels = base.vae.config.latent_channels + 1
+            unet: Any = base.unet.config
+            first_stage: Any = base.vae.config
+            widths = (unet.block_out_channels[0],)
+            channels = first_stage.latent_channels + 1
     fim = ControlNetModel.from_unet(
         base.unet, conditioning_channels=channels, conditioning_embedding_out_channels=widths
     )
@@ -86,7 +90,7 @@ def _load_fim(path: str, base: Base) -> ControlNetModel:
     return fim.requires_grad_(True).train()
 
 
-def control_condition(fim: ControlNetModel, vae: nn.Module, hint: Tensor) -> Tensor:
+def control_condition(fim: ControlNetModel, vae: Vae, hint: Tensor) -> Tensor:
     """What the FIM's embedder takes, from the five-channel pixel hint B 5 H W in [0, 1].
 
     For a pixel FIM the hint itself; for a latent one the foreground's latent (on grey) and the
@@ -94,8 +98,9 @@ def control_condition(fim: ControlNetModel, vae: nn.Module, hint: Tensor) -> Ten
     """
     if hint_kind(fim) is Hint.pixel:
         return hint
-    foreground = encode_images(vae, hint[:, :3] * 2 - 1)  # type: ignore[arg-type]
-    mask = F.adaptive_avg_pool2d(hint[:, 3:4], foreground.shape[-2:])
+    foreground = encode_images(vae, hint[:, :3] * 2 - 1)
+    size = (foreground.shape[2], foreground.shape[3])
+    mask = F.adaptive_avg_pool2d(hint[:, 3:4], size)
     return torch.cat([foreground, mask.to(foreground.dtype)], dim=1)
 
 

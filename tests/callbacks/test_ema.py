@@ -35,13 +35,13 @@ def step_through(callback: MovingAverage, module: SceneModule, trainer, steps: i
 
 def test_recursion_with_a_decay_that_warms_up(module):
     torch.manual_seed(0)
-    callback, trainer = MovingAverage(0.3), SimpleNamespace(global_step=0)
+    callback, trainer = MovingAverage(0.55), SimpleNamespace(global_step=0)
     callback.setup(trainer, module, "fit")
     callback.on_train_start(trainer, module)
     history = step_through(callback, module, trainer, 12)
     expected = history[0]
     for number, value in enumerate(history[1:], start=1):
-        decay = min(0.3, (1 + number) / (10 + number))
+        decay = min(0.55, (1 + number) / (10 + number))
         expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(weight(module.averaged).double(), expected, rtol=1e-5, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in module.averaged.parameters())

@@ -25,8 +25,8 @@ def module(tiny_base_folder: Path, demo_shards: Path, tmp_path_factory) -> Scene
 
 @pytest.fixture(scope="module")
 def batches(module: SceneModule) -> list:
-    """Device batches of three samples and one."""
-    loader = SceneDataModule(module.config.data, val_batch_size=3).val_dataloader()
+    """Two device batches of two samples."""
+    loader = SceneDataModule(module.config.data, val_batch_size=2).val_dataloader()
     return [module.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
@@ -58,7 +58,7 @@ def test_figures_are_those_of_the_sampled_scenes(module, batches, tmp_path, monk
         micro_batch=2,
         **sample_options(module.config.sample),
     )
-    raw, blended = images.raw_images.split([3, 1]), images.images.split([3, 1])
+    raw, blended = images.raw_images.split(2), images.images.split(2)
     for number, batch in enumerate(batches):
         metrics.update(raw[number], blended[number], scenes[number], batch["mask"], batch["truth"])
     expected = metrics.compute()
@@ -81,8 +81,10 @@ def test_grid_of_the_first_scenes_in_their_order(module, batches, tmp_path, monk
     monkeypatch.setattr("anyscene.callbacks.scenes.sample_grid", note)
     assert validate(callback, module, batches[::-1], monkeypatch) == {}
     assert list(shown["columns"]) == ["foreground", "mask", "generated", "blended", "real"]
-    assert shown["prompts"] == batches[0]["prompt"]
-    torch.testing.assert_close(shown["columns"]["real"], batches[0]["scene"] / 2 + 0.5)
-    assert torch.equal(shown["columns"]["mask"], batches[0]["mask"])
+    first, second = batches
+    assert shown["prompts"] == [*first["prompt"], second["prompt"][0]]
+    scenes = torch.cat([first["scene"], second["scene"][:1]])
+    torch.testing.assert_close(shown["columns"]["real"], scenes / 2 + 0.5)
+    assert torch.equal(shown["columns"]["mask"][2:], second["mask"][:1])
     assert not torch.equal(shown["columns"]["generated"], shown["columns"]["blended"])
     assert (tmp_path / "step-00000007/grid.png").read_text() == "PNG"

@@ -1,0 +1,145 @@
+"""Going on with a run: exactly as if it had not stopped, or not at all."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import tiny_base
+from training import assert_same_training_state, contents, recorded_keys, refused
+
+from anyscene.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_going_on_is_the_same_as_not_stopping(accumulate, whole, workspace):
+    """3 + 3 steps against 6: weights, average, optimizer, batches, figures, bit for bit."""
+    run, keys = whole
+    if accumulate > 1:
+        with recorded_keys() as keys:
+            run = workspace.train("split", "train.accumulate=2")
+    copy = workspace.killed_copy(run, f"resumed-{accumulate}", 3)
+    options = [workspace.judge] if accumulate == 1 else ["train.accumulate=2"]
+    with recorded_keys() as resumed:
+        workspace.train(copy.folder.name, *options)
+    assert resumed == keys[3 * accumulate :]
+    assert len(resumed) == 3 * accumulate
+    assert_same_training_state(copy.state(6), run.state(6))
+    for name in ("train/loss", "train/learning_rate", "val/loss"):
+        assert copy.figures(name) == run.figures(name)
+    if accumulate == 1:
+        assert copy.figures("val/psnr_in_mask") == run.figures("val/psnr_in_mask")
+    record = json.loads((copy.folder / "run.json").read_text())
+    assert record["run_id"] == json.loads((run.folder / "run.json").read_text())["run_id"]
+    assert len(record["starts"]) == 2
+
+
+def test_other_weights_do_not_pass_for_the_same(whole):
+    state = whole[0].state(6)
+    changed = whole[0].state(6)
+    next(iter(changed["state_dict"].values())).flatten()[0] += 1e-6
+    with pytest.raises(AssertionError):
+        assert_same_training_state(state, changed)
+    with pytest.raises(AssertionError):
+        assert_same_training_state(state, whole[0].state(3))
+
+
+def test_a_damaged_checkpoint_falls_back_loudly(whole, workspace, capsys):
+    run, _ = whole
+    copy = workspace.killed_copy(run, "damaged", 6)
+    copy.checkpoint(6).write_bytes(copy.checkpoint(6).read_bytes()[:-100])
+    workspace.train("damaged", workspace.judge)
+    errors = capsys.readouterr().err
+    assert f"WARNING: {copy.checkpoint(6)} has" in errors
+    assert "falling back to the checkpoint before" in errors
+    assert_same_training_state(copy.state(6), run.state(6))
+
+    for step in (3, 6):
+        copy.checkpoint(step).write_bytes(b"")
+    assert main(workspace.command("damaged")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("anyscene: all 2 checkpoints in")
+
+
+def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
+    run = workspace.killed_copy(whole[0], "finished", 6)
+    before = contents(run.folder)
+    workspace.train("finished", workspace.judge)
+    after = contents(run.folder)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"run.json"}  # one more start
+    assert before.keys() == after.keys()
+    assert capsys.readouterr().out.endswith(f"run folder: {run.folder}\n")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["train.resume=never"], ["train.resume=never, but", "holds a run", "train.resume=auto"]),
+        (["data.batch_size=2"], ["data.batch_size is 2", "made with 4", "give 4 again"]),
+        (["train.seed=5"], ["train.seed is 5", "made with 0"]),
+        (["data.shuffle_window=2"], ["data.shuffle_window is 2", "made with 4096"]),
+        (["debug.overfit=1"], ["debug.overfit is 1", "made with 0"]),
+        (["fim.hint=latent"], ["fim.hint is latent", "made with pixel"]),
+        (["train.trainable=unet"], ["train.trainable is unet", "made with fim"]),
+    ],
+)
+def test_what_a_resume_must_not_change(overrides, parts, whole, workspace, capsys):
+    run, _ = whole
+    before = contents(run.folder)
+    line = refused(workspace.command("whole", *overrides), capsys)
+    for part in parts:
+        assert part in line
+    assert contents(run.folder) == before
+
+
+def test_a_resume_needs_its_base_and_its_data(whole, workspace, capsys, tmp_path, demo_shards):
+    run, _ = whole
+    before = contents(run.folder)
+    other = tiny_base(tmp_path / "other", seed=1)
+    line = refused(workspace.command("whole", f"base.path={other}"), capsys)
+    assert "the checkpoint was trained on a base with sha256" in line
+    line = refused(workspace.command("whole", f"data.train={demo_shards / 'val'}"), capsys)
+    assert "sha256 of data.train's manifest is" in line
+    assert contents(run.folder) == before
+    moved = shutil.copytree(demo_shards / "train", tmp_path / "moved")
+    workspace.killed_copy(run, "elsewhere", 6)
+    workspace.train("elsewhere", f"data.train={moved}")  # the same data, so no other run
+
+
+def test_going_on_from_a_path(whole, workspace, capsys):
+    run, _ = whole
+    path = run.checkpoint(3)
+    branch = workspace.train("branch", f"train.resume={path}")
+    assert list(branch.figures("train/loss")) == [4, 5, 6]
+    assert_same_training_state(branch.state(6), run.state(6))
+    line = refused(workspace.command("whole", f"train.resume={path}"), capsys)
+    assert "step-00000003.ckpt is older than step-00000006.ckpt" in line
+    damaged = workspace.yaml.parent / path.name
+    damaged.write_bytes(path.read_bytes())
+    line = refused(workspace.command("other", f"train.resume={damaged}"), capsys, code=1)
+    assert "it was never finished" in line
+    assert not workspace.run("other").folder.exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_as_if_nothing_had_happened(whole, workspace):
+    """SIGKILL after the first checkpoint, then the same command again."""
+    run, _ = whole
+    command = workspace.command("killed", workspace.judge)
+    program = [sys.executable, "-m", "anyscene.cli", *command]
+    process = subprocess.Popen(program, cwd=REPOSITORY)
+    killed = workspace.run("killed")
+    while not killed.checkpoint(3).with_suffix(".json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    workspace.train("killed", workspace.judge)
+    assert_same_training_state(killed.state(6), run.state(6))
+    assert killed.figures("train/loss") == run.figures("train/loss")
