@@ -72,7 +72,7 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
     workspace.train("finished", workspace.judge)
     after = contents(run.folder)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"run.json"}  # one more start
+    assert changed == {"run.json", "config.yaml"}  # one more start, and the name of the copy
     assert before.keys() == after.keys()
     assert capsys.readouterr().out.endswith(f"run folder: {run.folder}\n")
 
