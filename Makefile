@@ -44,7 +44,7 @@ dev: $(VENV)/.dev
 
 clean:
 	rm -rf .venv build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
-	find anyscene data_prep tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, and installed again when the versions wanted change.
 $(VENV)/.made:

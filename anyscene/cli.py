@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DamageError as error:
         print(f"anyscene: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("anyscene: interrupted", file=sys.stderr)
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,8 +90,8 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     base.add_argument("--unet-channels", type=_integers, default=(32, 64, 96), metavar="N,N,...")
     base.add_argument("--latent-channels", type=int, default=16)
     base.add_argument("--prediction", default="sample", choices=("sample", "v_prediction"))
-    base.add_argument("--device", default="cpu")
-    _add_common(base)
+    base.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    base.add_argument("--seed", type=int, default=0)
     base.set_defaults(command=_prepare_base)
 
 
@@ -152,6 +155,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--samples", type=int, default=64, help="the first ones")
     evaluate.add_argument("--controls", action="store_true", help="also the controls; slower")
+    evaluate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     evaluate.set_defaults(command=_evaluate)
 
 
@@ -316,7 +320,9 @@ def _generate_again(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from anyscene.data.sample import ShardManifest
     from anyscene.export_record import read_export_record
+    from anyscene.scene_list import GenerateSettings, check_model, sampling
 
+    check_model(options.model)
     record = read_export_record(Path(options.model))
     ShardManifest.read(options.shards)
     if options.samples < 2:
@@ -327,10 +333,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from anyscene.evaluate import evaluate
     from anyscene.image_jobs import load_model
     from anyscene.metrics.judge import Judge
-    from anyscene.scene_list import GenerateSettings, sampling
 
     evaluate(
-        load_model(options.model, "fp32", "cpu").pipeline,
+        load_model(options.model, "fp32", options.device).pipeline,
         Judge.from_pretrained(options.judge),
         options.shards,
         options.out,

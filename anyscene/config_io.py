@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from anyscene.config import Config, Injection, Logger, Precision, Trainable
+from anyscene.config import Config, Hint, Injection, Logger, Precision, Trainable
 from anyscene.errors import ConfigError, nearest
+from anyscene.files import replace_file
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -45,6 +46,7 @@ NOT_NEGATIVE = (
     "data.exposure_stops",
     "data.tint",
     "train.warmup_steps",
+    "train.seed",
     "train.weight_decay",
     "fim.fit_embedder_steps",
     "loss.inside",
@@ -52,6 +54,7 @@ NOT_NEGATIVE = (
     "loss.rest",
     "sample.guidance_scale",
     "sample.foreground_guidance_scale",
+    "sample.seed",
 )
 SHARES = (
     "data.max_bad_share",
@@ -96,12 +99,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """The whole configuration as YAML that `load_config` reads back to the same object."""
-    path.write_text(config_text(config))
-
-
-def config_text(config: Config) -> str:
-    """The whole configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    replace_file(path, lambda part: part.write_text(text))
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -207,6 +206,13 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             "train.trainable=fim cannot go with train.injection=none: there would be nothing to "
             "train; use train.trainable=unet or train.injection=fim"
+        )
+    if config.fim.fit_embedder_steps and (config.fim.hint is Hint.latent or config.fim.init):
+        reason = "a latent hint is one already" if config.fim.init is None else "it is trained"
+        key = "fim.hint=latent" if config.fim.init is None else f"fim.init={config.fim.init!r}"
+        raise ConfigError(
+            f"fim.fit_embedder_steps={config.fim.fit_embedder_steps} cannot go with {key} "
+            f"({reason}); use fim.fit_embedder_steps=0"
         )
     if train.precision is Precision.bf16 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")

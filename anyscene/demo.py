@@ -15,6 +15,7 @@ from PIL import Image
 
 from anyscene.config import Config
 from anyscene.config_io import load_config, read_config
+from anyscene.errors import ConfigError
 from anyscene.files import replace_file
 from anyscene.manifest import GenerationLine
 from anyscene.quiet import quiet_libraries
@@ -42,13 +43,21 @@ def run_demo(config_path: Path, data: Path, overrides: Sequence[str]) -> None:
         data: folder for the embedded data.
         overrides: `key=value` changes of the configuration.
     """
+    folders = (f"data.{split}={data / 'shards' / split}" for split in ("train", "val"))
+    overrides = [*folders, *overrides]  # the user's own come last, and count
     config = read_config(config_path, overrides)
+    if config.metrics.judge is None:
+        raise ConfigError("the demo needs metrics.judge: its figures are part of the report")
     run = Path(config.runs_dir) / config.name
     started = time.perf_counter()
     timed("prepare", lambda: prepare(data, config.train.seed))
     config = load_config(config_path, overrides)
     quiet_libraries()
     timed("train", lambda: train_model(config, run))
+    from anyscene.train import is_first_process
+
+    if not is_first_process():  # a process that the trainer started, to train alone
+        return
     timed("export", lambda: export_model(run))
     timed("evaluate", lambda: evaluate_model(config, run))
     timed("generate", lambda: generate_scenes(config, run))
@@ -79,9 +88,10 @@ def prepare(data: Path, seed: int) -> None:
 
 
 def train_model(config: Config, run: Path) -> None:
-    """Train, unless the last checkpoint is there already."""
-    last = run / "checkpoints" / f"step-{config.train.steps:08d}.json"
-    if last.is_file() and newest_grid(run).is_file():
+    """Train, unless the last checkpoint and the last validation are there already."""
+    last = f"step-{config.train.steps:08d}"
+    files = run / "checkpoints" / f"{last}.json", run / "samples" / last / "grid.png"
+    if all(file.is_file() for file in files):
         print(f"{run} is trained: reused")
         return
     from anyscene.train import train

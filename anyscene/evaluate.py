@@ -19,9 +19,9 @@ from tqdm import tqdm
 from anyscene.compositing.hint import jitter_foreground, make_hint
 from anyscene.config import Blend, SampleConfig
 from anyscene.data.sample import ShardManifest
-from anyscene.data.shards import validation_pipeline
-from anyscene.data.stream import Share
+from anyscene.data.shards import read_batches
 from anyscene.diffusion.random import Stream, uniform
+from anyscene.errors import InputError
 from anyscene.files import write_json
 from anyscene.metrics.bootstrap import bootstrap_interval
 from anyscene.metrics.judge import ClassMeans, Judge
@@ -59,7 +59,7 @@ class Bench:
     sample: SampleConfig
 
     def generate(self, scenes: Scenes, **options: Any) -> tuple[Tensor, Tensor]:
-        """Images before and after blending, each N 3 H W."""
+        """Images before and after blending, each N 3 H W, where the judge is: on the CPU."""
         output = sample_scenes(
             self.pipeline,
             scenes.prompts,
@@ -69,7 +69,7 @@ class Bench:
             micro_batch=self.sample.micro_batch,
             **(sample_options(self.sample) | options),
         )
-        return torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
+        return torch.as_tensor(output.raw_images).cpu(), torch.as_tensor(output.images).cpu()
 
     def row(self, name: str, images: Tensor, scenes: Scenes) -> dict[str, Any]:
         """Figures and intervals (bootstrap over scenes) of images N 3 H W."""
@@ -112,11 +112,17 @@ def evaluate(
         out: file to write.
         sample: how to sample.
         samples: at most so many scenes, the first ones.
-        controls: also the controls; they take six more rounds of sampling.
+        controls: also the controls; they take seven more rounds of sampling.
         tint, exposure_stops: photometric jitter of the hints that the controls show.
+
+    Raises:
+        InputError: no scene can be read, or controls for scenes without truth.
     """
     scenes = read_held_out(shards, samples, sample.seed)
-    bench = Bench(pipeline, judge, sample)
+    if controls and not all(scenes.truths):
+        raise InputError(f"controls need scenes whose truth is known; {shards} has photos")
+    micro_batch = min(sample.micro_batch, len(scenes.prompts))
+    bench = Bench(pipeline, judge, replace(sample, micro_batch=micro_batch))
     makers = _row_makers(bench, scenes)
     if controls:
         makers |= _control_makers(bench, scenes, tint, exposure_stops)
@@ -141,12 +147,7 @@ def evaluate(
 
 def read_held_out(shards: Path, samples: int, seed: int) -> Scenes:
     """The first scenes of a shard folder, with their own cut-outs as foreground."""
-    manifest = ShardManifest.read(shards)
-    batches = []
-    for batch in validation_pipeline(manifest, Share(), samples, 64):
-        if isinstance(batch, Exception):
-            raise batch
-        batches.append(batch)
+    batches = read_batches(ShardManifest.read(shards), samples)
     scene = torch.cat([batch["scene_uint8"] for batch in batches]).contiguous().float() / 255
     numbers = torch.cat([batch["counter"] for batch in batches]).tolist()
     return Scenes(
@@ -167,8 +168,10 @@ def _row_makers(bench: Bench, scenes: Scenes) -> dict[str, Maker]:
 
     def reconstructed() -> list[dict[str, Any]]:
         vae = bench.pipeline.vae
+        parts = scenes.scene.split(bench.sample.micro_batch)
         with torch.no_grad():
-            images = decode_latents(vae, encode_images(vae, scenes.scene * 2 - 1)) / 2 + 0.5
+            latents = [encode_images(vae, part.to(vae.device) * 2 - 1) for part in parts]
+            images = torch.cat([decode_latents(vae, part).cpu() for part in latents]) / 2 + 0.5
         return [bench.row("first stage alone", images.clamp(0, 1), scenes)]
 
     def pasted() -> list[dict[str, Any]]:

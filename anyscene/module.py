@@ -8,7 +8,6 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from anyscene.checkpoint import sha256_of
 from anyscene.config import Config, Injection, Trainable
 from anyscene.data.sample import MANIFEST_NAME, HostBatch
 from anyscene.data.transforms import DeviceBatch, to_device_batch
@@ -16,6 +15,7 @@ from anyscene.diffusion.loss import denoising_loss
 from anyscene.diffusion.random import Stream, normal, uniform
 from anyscene.diffusion.schedule import Schedule, build_schedule
 from anyscene.errors import ConfigError
+from anyscene.files import sha256_of
 from anyscene.models.base import load_base
 from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.pipeline import AnyScenePipeline

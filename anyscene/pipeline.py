@@ -107,7 +107,7 @@ class AnyScenePipeline(DiffusionPipeline):
         fim = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
         pipeline = cls(**base.components(), controlnet=fim)
         dtype = options.get("dtype", options.get("torch_dtype"))
-        return pipeline if dtype is None else pipeline.to(dtype)
+        return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
     @torch.no_grad()
     def __call__(

@@ -81,7 +81,7 @@ OTHERS = (
 )
 HIDDEN = {"train/loss", "val/loss", "val/images"}  # not among the small curves
 MEDIANS = {"images_per_second", "data_wait_seconds"}  # shown by it, the others by their last value
-REAL = "real scenes (the ceiling)"  # the row of an evaluation that curves are compared with
+REAL = "real scenes"  # the row of an evaluation that curves are compared with
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,18 @@ def commands(run: Run) -> list[str]:
     """What makes the run again, beside itself."""
     commit, _, dirty = (run.record.get("git_commit") or "").partition("+")
     again = f"{run.name}-again"
-    folder = shlex.quote(str(Path(run.config.get("runs_dir", "runs")) / again))
+    path = Path(run.config.get("runs_dir", "runs")) / again
+    folder, export, figures = (
+        shlex.quote(str(path / part)) for part in ("", "export", "evaluation.json")
+    )
+    shards = shlex.quote((run.config.get("data") or {}).get("val") or "SHARDS")
+    judge = shlex.quote((run.config.get("metrics") or {}).get("judge") or "JUDGE")
     remark = "  # and changes that were not committed" if dirty else ""
     return [
         f"git checkout {commit or 'COMMIT'}{remark}",
         f"anyscene train {shlex.quote(str(run.folder / 'config.yaml'))} name={shlex.quote(again)}",
-        f"anyscene evaluate {folder}",
+        f"anyscene export {folder} --out {export}",
+        f"anyscene evaluate {export} --shards {shards} --judge {judge} --out {figures}",
         f"anyscene report {folder}",
     ]
 

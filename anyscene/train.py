@@ -13,6 +13,7 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,12 +30,12 @@ from anyscene.checkpoint import (
     last_good_checkpoint,
     read_checkpoint,
     step_of,
-    write_json,
 )
 from anyscene.config import Config, Precision
-from anyscene.config_io import config_text
+from anyscene.config_io import save_config
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
+from anyscene.files import write_json
 from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
 from anyscene.tracking import build_loggers, finish_loggers
@@ -48,6 +49,7 @@ VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 def train(config: Config) -> Path:
     """Train, or go on training, as `config` says; returns the run folder."""
+    check_devices(config)
     run = Path(config.runs_dir) / config.name
     checkpoint = find_checkpoint(config, run)
     start_step = 0 if checkpoint is None else step_of(checkpoint)
@@ -69,26 +71,37 @@ def train(config: Config) -> Path:
     )
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
         fit_hint_embedder(module, data)
-    prepare_run_folder(run, config, module)
+    prepare_run_folder(run, config, module, start_step)
     csv = MetricsCsv(run / "metrics.csv")
     trainer = build_trainer(config, run, csv)
     csv.start_at(start_step)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if config.data.val is not None and not is_validated(run, config.train.steps):
+    validated = trainer.strategy.broadcast(is_validated(run, config.train.steps))  # ranks agree
+    if config.data.val is not None and not validated:
         trainer.validate(module, data, verbose=False)
     finish_loggers(trainer.loggers)
     return run
 
 
+def check_devices(config: Config) -> None:
+    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use."""
+    found = torch.cuda.device_count()
+    if 0 < found < config.train.devices:
+        raise ConfigError(
+            f"train.devices={config.train.devices}, but {found} GPUs can be seen here; use "
+            f"train.devices={found} or less"
+        )
+
+
 def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
     """Let the FIM's embedder learn the base's view of the foreground from the first batches.
 
-    Every rank does the same on whole global batches, before the ranks are set up.
+    Every rank does the same, before the ranks are set up.
     """
     config = module.config
     assert module.injection is not None
     if torch.cuda.is_available():
-        module.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+        module.to(torch.device("cuda", local_rank()))
     hints = (module.on_after_batch_transfer(batch, 0)["hint"] for batch in data.train_dataloader())
     steps = config.fim.fit_embedder_steps
     share = fit_embedder(module.injection, module.base, hints, steps, rate=3e-3)
@@ -126,9 +139,18 @@ def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
         enable_checkpointing=False,
         logger=[csv, *(build_loggers(config, run) if is_first_process() else [])],
         callbacks=build_callbacks(config, run),
-        plugins=[AtomicCheckpointIO()],
+        plugins=build_plugins(),
         default_root_dir=run,
     )
+
+
+def build_plugins() -> list[Any]:
+    """Our checkpoints; and under SLURM none of Lightning's own requeueing, which saves inside a
+    signal handler and can hang there."""
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
 def build_ddp() -> DDPStrategy:
@@ -186,12 +208,12 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
     return Path(resume)
 
 
-def prepare_run_folder(run: Path, config: Config, module: SceneModule) -> None:
+def prepare_run_folder(run: Path, config: Config, module: SceneModule, start_step: int) -> None:
     """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes."""
     if not is_first_process():
         return
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(config_text(config))
+    save_config(config, run / "config.yaml")
     path = run / "run.json"
     record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"starts": []}
     identity = f"{config.name}-{os.urandom(4).hex()}"
@@ -207,6 +229,7 @@ def prepare_run_folder(run: Path, config: Config, module: SceneModule) -> None:
     record["versions"] = {"anyscene": __version__, **versions}
     record["starts"].append(
         {
+            "step": start_step,
             "host": platform.node(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
@@ -220,6 +243,11 @@ def is_first_process() -> bool:
     """Whether this process is rank zero, whoever started it; known before the ranks are set up."""
     names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def local_rank() -> int:
+    """Number of this process on its node, whoever started it."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
 def git_commit() -> str | None:

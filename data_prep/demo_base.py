@@ -19,8 +19,9 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from anyscene.data.sample import MANIFEST_NAME, ShardManifest
-from anyscene.data.shards import validation_pipeline
-from anyscene.data.stream import Share
+from anyscene.data.shards import read_batches
+from anyscene.errors import InputError
+from anyscene.files import write_json
 from anyscene.metrics.fidelity import LayoutMetrics
 from anyscene.metrics.judge import ClassMeans, Judge
 from anyscene.metrics.segmenter import SmallSegmenter, train_segmenter
@@ -65,13 +66,17 @@ class Scenes:
 
 
 def read_scenes(folder: Path, limit: int | None = None) -> Scenes:
-    """All (or the first `limit`) samples of a shard folder. Raises `InputError` without shards."""
+    """All (or the first `limit`) samples of a shard folder. Raises `InputError` without them.
+
+    The judge needs their truth, so that there must be one.
+    """
     manifest = ShardManifest.read(folder)
-    batches = []
-    for batch in validation_pipeline(manifest, Share(), limit or manifest.samples, 64):
-        if isinstance(batch, Exception):
-            raise batch
-        batches.append(batch)
+    batches = read_batches(manifest, limit or manifest.samples)
+    if not all(truth for batch in batches for truth in batch["truth"]):
+        raise InputError(
+            f"{folder} has scenes without truth, which the judge needs: use the shards of "
+            "`anyscene prepare demo`"
+        )
     return Scenes(
         torch.cat([batch["scene_uint8"] for batch in batches]).contiguous(),
         torch.cat([batch["mask_uint8"] for batch in batches]),
@@ -92,6 +97,8 @@ def prepare_base(
         seed: of weights and order.
         device: where to train.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here: give --device cpu")
     train, val = read_scenes(shards / "train"), read_scenes(shards / "val", limit=256)
     work = out / "parts"
     work.mkdir(parents=True, exist_ok=True)
@@ -105,7 +112,7 @@ def prepare_base(
         "text_encoder": json.loads((work / "text" / "figures.json").read_text()),
         "judge": json.loads((out / "judge" / "judge.json").read_text()),
     }
-    (out / "base.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    write_json(out / "base.json", figures)
     return figures
 
 

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from anyscene.checkpoint import replace_file
+from anyscene.files import replace_file
 
 KL_WEIGHT = 2e-5  # of the mean divergence a latent, against a mean squared error a pixel value
 FOREGROUND_WEIGHT = 4.0  # of pixels inside the mask, whose detail the product exists for

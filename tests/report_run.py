@@ -22,7 +22,7 @@ EVALUATION = {
     "level": 0.95,
     "rows": [
         {
-            "name": "real scenes (the ceiling)",
+            "name": "real scenes",
             "figures": {"mask_iou": 0.9, "psnr_in_mask": 100.0},
             "intervals": {},
         },

@@ -68,7 +68,7 @@ def test_figures_are_scaled_rounded_and_have_their_intervals(page):
         MISSING,
         "0.000337",
     ]
-    assert page.rows["real scenes (the ceiling)"][1] == "0.90"
+    assert page.rows["real scenes"][1] == "0.90"
     assert page.rows["FIM off"][1] == "0.09"
     assert page.rows["a <script> row"][3] == "\N{MINUS SIGN}0.02"
     assert page.says("64 validation scenes. Small figures: 95 % intervals. Said by the evaluation.")
@@ -85,7 +85,9 @@ def test_summary_names_what_was_run(page):
 def test_commands_make_the_run_again_under_another_name(page, run_folder):
     assert page.says("git checkout 9e94bd4c3a1f" + 28 * "0" + " # and changes")
     assert page.says(f"anyscene train {run_folder}/config.yaml name='a & b-again'")
-    assert page.says("anyscene evaluate 'runs/a & b-again' anyscene report 'runs/a & b-again'")
+    assert page.says("anyscene export 'runs/a & b-again' --out 'runs/a & b-again/export'")
+    assert page.says("anyscene evaluate 'runs/a & b-again/export' --shards SHARDS --judge JUDGE")
+    assert page.says("anyscene report 'runs/a & b-again'")
 
 
 def test_curves_show_every_logged_figure_with_its_last_or_median_value(page):

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from anyscene.checkpoint import replace_file
+from anyscene.files import replace_file
 
 HEADER = ("step", "name", "value")
 
@@ -16,8 +16,8 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
     """The rows of a `metrics.csv`; a torn last line is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == 3 and row != list(HEADER)]
+    whole = path.read_text().rpartition("\n")[0]
+    rows = [row for row in csv.reader(whole.splitlines()) if len(row) == 3 and row != list(HEADER)]
     return [(int(step), name, float(value)) for step, name, value in rows]
 
 

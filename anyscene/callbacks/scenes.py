@@ -7,9 +7,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from anyscene.checkpoint import replace_file, write_json
 from anyscene.config import SampleConfig
 from anyscene.data.transforms import DeviceBatch
+from anyscene.files import replace_file, write_json
 from anyscene.metrics.judge import Judge
 from anyscene.metrics.suite import SceneMetrics
 from anyscene.module import SceneModule

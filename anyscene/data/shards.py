@@ -21,7 +21,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from webdataset.pipeline import DataPipeline
 
-from anyscene.data.sample import ShardManifest
+from anyscene.data.sample import HostBatch, ShardManifest
 from anyscene.data.stream import (
     Order,
     Purpose,
@@ -79,6 +79,27 @@ def validation_pipeline(
         collate,
         hand_over_errors,
     )
+
+
+def read_batches(manifest: ShardManifest, limit: int, batch_size: int = 64) -> list[HostBatch]:
+    """The first `limit` samples in this process, without the damaged ones.
+
+    Raises `InputError` where none is whole or they are of several sizes.
+    """
+    batches: list[HostBatch] = []
+    for item in validation_pipeline(manifest, Share(), limit, batch_size):
+        if isinstance(item, Exception):
+            raise item
+        if not isinstance(item, list):  # a list is the damage of a batch of which nothing is left
+            batches.append(item)
+    sizes = {tuple(batch["scene_uint8"].shape[2:]) for batch in batches}
+    if len(sizes) != 1:
+        raise InputError(
+            f"{str(manifest.root)!r} has samples of {len(sizes)} sizes; one size is needed here"
+            if sizes
+            else f"{str(manifest.root)!r} has no whole sample; see `anyscene prepare verify`"
+        )
+    return batches
 
 
 def train_slots(order: Order, share: Share, start_step: int) -> Iterator[list[Slot]]:

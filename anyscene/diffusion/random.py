@@ -24,7 +24,6 @@ class Stream(IntEnum):
     prompt_dropout = 3
     first_stage = 4
     jitter = 5
-    foreground_stage = 6
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
@@ -23,9 +22,6 @@ class Schedule:
     def steps(self) -> int:
         """Number of training timesteps T."""
         return len(self.alphas_cumprod)
-
-    def to(self, device: torch.device | str) -> "Schedule":
-        return Schedule(self.alphas_cumprod.to(device), self.prediction)
 
     def signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at `timesteps` (B int64), each B 1 1 1."""

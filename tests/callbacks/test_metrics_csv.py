@@ -32,4 +32,6 @@ def test_a_torn_line_is_left_out(tmp_path: Path):
     assert read_metrics(path) == [(1, "train/loss", 0.5)]
     MetricsCsv(path).start_at(9)
     assert path.read_text() == "step,name,value\n1,train/loss,0.5\n"
+    path.write_text("step,name,value\n1,train/loss,0.5\n2,train/loss,")
+    assert read_metrics(path) == [(1, "train/loss", 0.5)]
     assert read_metrics(tmp_path / "nowhere.csv") == []

@@ -17,7 +17,6 @@ GOLDEN_STREAMS = {
     "prompt_dropout": 3,
     "first_stage": 4,
     "jitter": 5,
-    "foreground_stage": 6,
 }
 
 
