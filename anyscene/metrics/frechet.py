@@ -71,4 +71,4 @@ class SmallSampleFid(Metric):
         generated, real = self._moments("generated"), self._moments("real")
         if not all(covariance.isfinite().all() for _, covariance in (generated, real)):
             return torch.full((), torch.nan, dtype=torch.float64)
-        return frechet_distance(*generated, *real)
+        return frechet_distance(*generated, *real).clamp(min=0)  # not below by rounding
