@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DamageError as error:
         print(f"anyscene: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:  # not about a user's file or folder
+            raise
+        print(f"anyscene: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("anyscene: interrupted", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ next begins, and a second call goes on where the first was stopped.
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,8 @@ def prepare_base(
     train, val = read_scenes(shards / "train"), read_scenes(shards / "val", limit=256)
     work = out / "parts"
     work.mkdir(parents=True, exist_ok=True)
+    manifest = file_sha256(shards / "train" / MANIFEST_NAME)
+    _claim(out / "recipe.json", {**asdict(recipe), "seed": seed, "data_manifest_sha256": manifest})
     torch.manual_seed(seed)
     _finish(work / "text", lambda part: _make_text(part, train.captions, recipe, seed, device))
     _finish(work / "vae", lambda part: _make_first_stage(part, train, val, recipe, seed, device))
@@ -114,6 +116,21 @@ def prepare_base(
     }
     write_json(out / "base.json", figures)
     return figures
+
+
+def _claim(path: Path, values: dict[str, Any]) -> None:
+    """Record what `out` is made with, or see that it is what was recorded."""
+    values = json.loads(json.dumps(values))
+    if not path.is_file():
+        write_json(path, values)
+        return
+    recorded = json.loads(path.read_text())
+    changed = sorted(key for key in values if recorded.get(key) != values[key])
+    if changed:
+        raise InputError(
+            f"{path.parent} was begun with {changed[0]}={recorded.get(changed[0])!r}, not "
+            f"{values[changed[0]]!r}; choose another --out or remove it"
+        )
 
 
 def _finish(final: Path, make: Callable[[Path], None]) -> None:

@@ -1,0 +1,38 @@
+"""`anyscene prepare base` on a few scenes: a stock folder, reused, kept to its recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from anyscene.errors import InputError
+
+
+def test_base_is_a_stock_folder_and_keeps_to_its_recipe(demo_shards: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from anyscene.metrics.judge import Judge
+    from data_prep.demo_base import BaseRecipe, prepare_base
+
+    recipe = BaseRecipe(
+        first_stage_channels=(8, 8, 8),
+        latent_channels=4,
+        first_stage_steps=2,
+        text_width=16,
+        text_steps=2,
+        unet_channels=(8, 16),
+        attention_heads=2,
+        segmenter_steps=2,
+        batch=2,
+    )
+    figures = prepare_base(demo_shards, tmp_path, recipe=recipe, seed=0, device="cpu")
+    assert figures["first_stage"]["psnr"] > 0
+    weights = (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base")
+    assert pipeline.unet.config["in_channels"] == 4
+    assert Judge.from_pretrained(tmp_path / "judge").noise_floor["place_accuracy"] >= 0
+
+    assert prepare_base(demo_shards, tmp_path, recipe=recipe, seed=0, device="cpu") == figures
+    after = (tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert after == weights
+    with pytest.raises(InputError, match="begun with seed=0, not 1"):
+        prepare_base(demo_shards, tmp_path, recipe=recipe, seed=1, device="cpu")
