@@ -108,6 +108,11 @@ def export_model(run: Path) -> None:
 
 def evaluate_model(config: Config, run: Path) -> None:
     """The report's table: real scenes, training-free rivals, the FIM."""
+    out = run / "evaluation.json"
+    last = run / "checkpoints" / f"step-{config.train.steps:08d}.json"
+    if out.is_file() and out.stat().st_mtime > last.stat().st_mtime:
+        print(f"{out} is newer than the last checkpoint: reused")
+        return
     from anyscene.evaluate import evaluate
     from anyscene.image_jobs import load_model
     from anyscene.metrics.judge import Judge
@@ -118,7 +123,7 @@ def evaluate_model(config: Config, run: Path) -> None:
         load_model(str(run / "export"), "fp32", "auto").pipeline,
         Judge.from_pretrained(config.metrics.judge),
         Path(config.data.val),
-        run / "evaluation.json",
+        out,
         sample=config.sample,
         samples=config.data.val_samples,
     )
