@@ -171,7 +171,9 @@ def test_saved_config_loads_to_the_same_object(tmp_path, yaml_file):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_shipped_configs_load(path):
-    check_config(read_config(path))  # the folders that they name are made by other commands
+    config = read_config(path)
+    check_config(config)  # the folders that it names are made by other commands
+    assert config.name == path.stem
 
 
 def test_configs_are_shipped():
