@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from anyscene import __version__, cli
+from anyscene.commands import train as train_commands
 from anyscene.errors import ConfigError, DamageError, InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def test_exit_code_of_an_error(error, code, capsys, monkeypatch):
     def fail(_: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr(train_commands, "_train", fail)
     assert cli.main(["train", "x.yaml"]) == code
     assert capsys.readouterr().err == f"anyscene: {error}\n"
 
@@ -95,6 +96,6 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     def fail(_: argparse.Namespace) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr(train_commands, "_train", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["train", "x.yaml"])

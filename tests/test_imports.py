@@ -40,6 +40,7 @@ LIGHT = {
 # or stays on its level.
 LEVELS = {
     "anyscene.cli": 6,
+    "anyscene.commands": 6,
     "anyscene.train": 4,
     "anyscene.generate": 4,
     "anyscene.remake": 4,

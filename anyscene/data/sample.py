@@ -7,11 +7,21 @@ A sample in a tar shard is four members with a common key that holds no dot:
     KEY.elements.png                u8 H W     element numbers 1..n as in `meta.elements`, 0 = none
     KEY.meta.json                   `Meta`
 
-`manifest.json` beside the shards is a `ShardManifest`.
+A cached sample has, in place of the scene, its latent's moments and what the hint needs of it:
+
+    KEY.latents.safetensors               "mean" and "std" of the first stage's posterior, c h w
+    KEY.foreground.png | KEY.foreground.jpg   u8 H W 3   the scene where the mask is, else grey
+
+`manifest.json` beside the shards is a `ShardManifest`; `NAME.tar.index` beside a shard is its
+index, see `anyscene.data.index`. A folder whose data set was prepared in parts, on several
+machines, holds folders part-00000-of-00008, ..., each with its own manifest.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -23,6 +33,7 @@ if TYPE_CHECKING:  # data preparation reads this file and needs no torch
 FORMAT = "anyscene-shards"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
+PART_NAME = re.compile(r"part-(\d{5})-of-(\d{5})")
 
 
 class Element(TypedDict):
@@ -32,6 +43,7 @@ class Element(TypedDict):
     category: str
     box_xywh: list[float]  # pixels of this sample's scene
     area_share: float  # of the scene's area, [0, 1]
+    mask_quality: float  # how well the mask's edge follows the image's, [0, 1]
 
 
 class Meta(TypedDict):
@@ -86,25 +98,81 @@ class ShardManifest:
         return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
     @classmethod
+    def parse(cls, text: str | bytes, where: str) -> "ShardManifest":
+        """The manifest in a text that came from `where`. Raises `InputError` for a foreign one."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{where} is not JSON ({error}); prepare the shards again") from None
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
+            raise InputError(
+                f"{where} has format {values.get('format')!r} version {values.get('version')!r}; "
+                f"expected {FORMAT!r} version {VERSION}: prepare the shards again"
+            )
+        values["shards"] = [ShardRecord(**record) for record in values["shards"]]
+        return cls(**values)
+
+    @classmethod
     def read(cls, folder: str | Path) -> "ShardManifest":
-        """The manifest of a shard folder. Raises `InputError` when it is missing or foreign."""
+        """The manifest of a shard folder, or of its parts together.
+
+        Raises `InputError` when it is missing or foreign, or a part is missing or made otherwise.
+        """
         path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
+            if parts := part_names(entry.name for entry in Path(folder).glob("part-*-of-*")):
+                return join_parts({name: cls.read(Path(folder) / name) for name in parts})
             raise InputError(
                 f"no shards in {str(folder)!r}: {path} is missing; "
                 "make them with `anyscene prepare coco` or `anyscene prepare demo`"
             )
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON ({error}); prepare the shards again") from None
-        if values.get("format") != FORMAT or values.get("version") != VERSION:
-            raise InputError(
-                f"{path} has format {values.get('format')!r} version {values.get('version')!r}; "
-                f"expected {FORMAT!r} version {VERSION}: prepare the shards again"
-            )
-        values["shards"] = [ShardRecord(**record) for record in values["shards"]]
-        return cls(**values, root=Path(folder))
+        return replace(cls.parse(path.read_bytes(), str(path)), root=Path(folder))
+
+
+def part_names(names: Iterable[str]) -> list[str]:
+    """The folders of all parts of a data set, given those that there are; [] without any.
+
+    Raises `InputError` where they are parts of different divisions.
+    """
+    matches = [match for name in names if (match := PART_NAME.fullmatch(name))]
+    totals = sorted({int(match[2]) for match in matches})
+    if len(totals) > 1:
+        raise InputError(
+            f"parts of {totals[0]} and of {totals[1]} lie in one folder; "
+            "remove those of the division that is not wanted"
+        )
+    return (
+        [f"part-{number:05d}-of-{totals[0]:05d}" for number in range(totals[0])] if totals else []
+    )
+
+
+def join_parts(parts: Mapping[str, ShardManifest]) -> ShardManifest:
+    """The manifest of all parts by their folders' names.
+
+    Raises `InputError` where they were not made with the same arguments.
+    """
+    manifests = list(parts.values())
+    first = manifests[0]
+    for name, manifest in parts.items():
+        for field_name in ("split", "seed", "source", "filters", "base", "tools"):
+            theirs, ours = getattr(manifest, field_name), getattr(first, field_name)
+            if theirs != ours:
+                raise InputError(
+                    f"{manifest.root} was made with {field_name}={theirs}, but {first.root} with "
+                    f"{ours}; prepare {name} again with the same arguments"
+                )
+    return replace(
+        first,
+        rejected=dict(sum((Counter(manifest.rejected) for manifest in manifests), Counter())),
+        samples=sum(manifest.samples for manifest in manifests),
+        buckets=dict(sum((Counter(manifest.buckets) for manifest in manifests), Counter())),
+        shards=[
+            replace(record, name=f"{name}/{record.name}")
+            for name, manifest in parts.items()
+            for record in manifest.shards
+        ],
+        root=first.root.parent,
+    )
 
 
 class HostBatch(TypedDict):

@@ -6,21 +6,18 @@ nothing is read to be skipped.
 """
 
 import os
-import sys
-import tarfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from torch.utils.data import get_worker_info
 from webdataset.pipeline import DataPipeline
 
+from anyscene.data.index import ShardIndex
 from anyscene.data.sample import HostBatch, ShardManifest
 from anyscene.data.stream import (
     Order,
@@ -210,10 +207,10 @@ class ShardReader:
         except DamageError as error:
             raise DamageError(f"{record.name}, {index.keys[slot.sample]}: {error}") from None
 
-    def _scan(self, shard: int) -> "ShardIndex":
+    def _scan(self, shard: int) -> ShardIndex:
         return ShardIndex.scan(self.manifest.root / self.manifest.shards[shard].name)
 
-    def _members(self, slot: Slot, index: "ShardIndex") -> dict[str, bytes]:
+    def _members(self, slot: Slot, index: ShardIndex) -> dict[str, bytes]:
         spans = list(index.members(slot.sample))  # neighbours in the file: one read for all
         first = spans[0][1]
         end = spans[-1][1] + spans[-1][2]
@@ -235,53 +232,6 @@ class ShardReader:
         """Close all files."""
         while self.files:
             os.close(self.files.popitem()[1])
-
-
-@dataclass
-class ShardIndex:
-    """Where the members of a shard's samples lie."""
-
-    keys: list[str]
-    starts: list[int]  # first member of each sample, and the number of members
-    suffixes: list[str]  # one a member, as the rest
-    offsets: np.ndarray  # bytes
-    sizes: np.ndarray  # bytes
-
-    @classmethod
-    def scan(cls, path: Path) -> "ShardIndex":
-        """The index of a tar file, up to where its headers are damaged. Raises OSError."""
-        keys: list[str] = []
-        starts: list[int] = []
-        suffixes: list[str] = []
-        spans: list[tuple[int, int]] = []
-        for member in tar_members(path):
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            key = folder + slash + stem
-            if not keys or key != keys[-1] or suffix in suffixes[starts[-1] :]:
-                keys.append(key)
-                starts.append(len(suffixes))
-            suffixes.append(sys.intern(suffix))
-            spans.append((member.offset_data, member.size))
-        offsets, sizes = np.array(spans, np.int64).reshape(-1, 2).T
-        return cls(keys, [*starts, len(suffixes)], suffixes, offsets, sizes)
-
-    def members(self, sample: int) -> Iterator[tuple[str, int, int]]:
-        """Suffix, offset and size of a sample's members."""
-        for number in range(self.starts[sample], self.starts[sample + 1]):
-            yield self.suffixes[number], int(self.offsets[number]), int(self.sizes[number])
-
-
-def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar file, up to a damaged header. Raises OSError."""
-    with path.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if member.isreg():
-                        yield member
-        except tarfile.TarError:
-            return
 
 
 def read_exactly(file: int, offset: int, size: int) -> bytes:

@@ -1,0 +1,86 @@
+"""`anyscene train`, `export`, `report` and `demo`: a run and what is made of it."""
+
+import argparse
+from pathlib import Path
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="train as a config file says, or go on training")
+    train.add_argument("config", type=Path)
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.set_defaults(command=_train)
+
+
+def add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser("export", help="write a run's model as a diffusers folder")
+    export.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--checkpoint", type=Path, help="default: the newest undamaged one")
+    export.add_argument("--no-base", action="store_true", help="the FIM alone")
+    export.add_argument("--half", action="store_true", help="store weights as float16")
+    export.add_argument("--overwrite", action="store_true", help="replace an export in OUT")
+    export.set_defaults(command=_export)
+
+
+def add_report(commands: argparse._SubParsersAction) -> None:
+    report = commands.add_parser("report", help="write a run's report.html")
+    report.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    report.set_defaults(command=_report)
+
+
+def add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
+    demo.add_argument("--config", type=Path, default=Path("configs/train/demo.yaml"))
+    demo.add_argument("--data", type=Path, default=Path("data/demo"))
+    demo.add_argument("overrides", nargs="*", metavar="key=value")
+    demo.set_defaults(command=_demo)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from anyscene.config_io import load_config
+
+    config = load_config(options.config, options.overrides)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.train import is_first_process, train
+
+    run = train(config)
+    if is_first_process():
+        print(f"run folder: {run}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from anyscene.export_record import check_export
+
+    check_export(options.run, options.out, options.checkpoint, overwrite=options.overwrite)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.export import export
+
+    out = export(
+        options.run,
+        options.out,
+        checkpoint=options.checkpoint,
+        with_base=not options.no_base,
+        half=options.half,
+        overwrite=options.overwrite,
+    )
+    print(f"export: {out}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from anyscene.report import write_report
+
+    print(f"report: {write_report(options.run)}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from anyscene.demo import run_demo
+
+    run_demo(options.config, options.data, options.overrides)
+    return 0
