@@ -10,10 +10,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 .DEFAULT_GOAL := help
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
-.PHONY: help demo test lint bench dev clean
+.PHONY: help demo study-demo test lint bench dev clean
 
 help:
 	@echo 'make demo   train, export and generate on embedded data; 10 minutes on two CPU cores'
+	@echo 'make study-demo  a human study of drawn images, its raters simulated, and its report'
 	@echo 'make test   run the default tests'
 	@echo 'make lint   ruff check, ruff format --check, pyright'
 	@echo 'make bench  run the benchmarks'
@@ -26,6 +27,9 @@ help:
 
 demo: $(VENV)/.runtime
 	$(BIN)/anyscene demo
+
+study-demo: $(VENV)/.study
+	$(BIN)/anyscene study demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest
@@ -58,6 +62,10 @@ $(VENV)/.runtime: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e .
 	@touch $@
 
+$(VENV)/.study: $(VENV)/.made pyproject.toml constraints.txt
+	$(INSTALL) -e '.[study]'
+	@touch $@ $(VENV)/.runtime
+
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
-	@touch $@ $(VENV)/.runtime
+	@touch $@ $(VENV)/.runtime $(VENV)/.study

@@ -8,6 +8,7 @@ from typing import NoReturn
 from anyscene import __version__
 from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.prepare import add_prepare
+from anyscene.commands.study import add_study
 from anyscene.commands.train import add_demo, add_export, add_report, add_train
 from anyscene.errors import AnySceneError, DamageError
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_report(commands)
     add_demo(commands)
+    add_study(commands)
     return parser
 
 

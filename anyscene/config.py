@@ -94,9 +94,13 @@ class DataConfig:
     """Where samples come from and how they are presented."""
 
     train: str = REQUIRED
-    """Shard folder (with manifest.json) to train on."""
+    """Shard folder (with manifest.json) to train on: a folder here, a URL of fsspec (`https://`,
+    `s3://`, ...), or `pipe:` and a command that prints the file `{name}` of it."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Further shard folders and their weights: samples for each one of `train`. > 0."""
     val: str | None = None
-    """Shard folder that validation reads, every sample once; null: no validation."""
+    """Shard folder that validation reads, every sample once, given as `train`; null: no
+    validation."""
     val_samples: int = 64
     """At most so many validation samples, the first ones of the manifest's order. > 0."""
     batch_size: int = 16
@@ -105,12 +109,26 @@ class DataConfig:
     """Loader processes a device; 0 reads in the training process."""
     shuffle_window: int = 4096
     """Samples of a lane that are shuffled together. Larger mixes better and jumps more in files."""
+    cache_dir: str | None = None
+    """Where fetched shards are kept, best on a disk of the node; null: the user's cache folder,
+    `~/.cache/anyscene/shards`."""
+    cache_gb: float = 50.0
+    """Gigabytes of fetched shards that are kept, beside those being fetched. > 0."""
     max_bad_share: float = 0.01
     """Share of samples found damaged (and replaced) above which the run stops. [0, 1]."""
     exposure_stops: float = 0.5
     """Half-range of the hint's random exposure against the scene, in stops. 0: off."""
     tint: float = 0.15
     """Half-range of the hint's random tint (warm-cool, green-magenta), in stops. 0: off."""
+    canvas_colour: float = 0.0
+    """Half-range around grey of the random colour behind the hint's foreground. 0: off, for
+    inference always shows grey. [0, 0.5]."""
+    mask_jitter: float = 0.0
+    """Largest random dilation or erosion of the hint's alpha, in pixels of the image, as if the
+    element had been cut out imprecisely. 0: off. [0, 2]."""
+    flip: float = 0.0
+    """Share of samples mirrored left to right; those whose prompt names a side never are. Not with
+    cached shards. 0: off, for light and writing have sides too. [0, 1]."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from anyscene.config import Config, Hint, Injection, Logger, Precision, Trainable
+from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
 
@@ -35,6 +36,7 @@ POSITIVE = (
     "data.batch_size",
     "data.val_samples",
     "data.shuffle_window",
+    "data.cache_gb",
     "loss.gamma",
     "sample.steps",
     "sample.micro_batch",
@@ -56,12 +58,15 @@ NOT_NEGATIVE = (
     "sample.foreground_guidance_scale",
     "sample.seed",
 )
-SHARES = (
-    "data.max_bad_share",
-    "train.prompt_dropout",
-    "train.final_learning_rate_share",
-    "sample.blend_k",
-)
+AT_MOST = {  # and not negative
+    "data.max_bad_share": 1,
+    "data.canvas_colour": 0.5,
+    "data.mask_jitter": 2,
+    "data.flip": 1,
+    "train.prompt_dropout": 1,
+    "train.final_learning_rate_share": 1,
+    "sample.blend_k": 1,
+}
 BELOW_ONE = ("train.ema_decay", "loss.boundary_width")
 
 
@@ -218,6 +223,11 @@ def check_config(config: Config) -> None:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     if config.debug.overfit not in (0, 1, 4):
         raise ConfigError(f"debug.overfit={config.debug.overfit} must be 0, 1 or 4")
+    if config.debug.overfit and data.mix:
+        raise ConfigError(
+            f"debug.overfit={config.debug.overfit} cannot go with data.mix: it trains on samples "
+            "of data.train alone; use data.mix={}"
+        )
 
 
 def _check_ranges(config: Config) -> None:
@@ -229,10 +239,13 @@ def _check_ranges(config: Config) -> None:
         value = _value(config, key)
         if not 0 <= value < math.inf:
             raise ConfigError(f"{key}={value} must not be negative")
-    for key in SHARES:
+    for key, most in AT_MOST.items():
         value = _value(config, key)
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{key}={value} must be between 0 and 1")
+        if not 0 <= value <= most:
+            raise ConfigError(f"{key}={value} must be between 0 and {most}")
+    for location, weight in config.data.mix.items():
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"data.mix: the weight {weight} of {location!r} must be positive")
     betas = config.train.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(
@@ -267,9 +280,13 @@ def check_paths(config: Config) -> None:
         raise ConfigError(
             f"base.path={path!r} is neither a folder here nor a hub id such as ORGANISATION/NAME"
         )
+    sources = {"data.train": config.data.train, "data.val": config.data.val}
+    sources |= {f"data.mix: {location}": location for location in config.data.mix}
+    remote = {key: value for key, value in sources.items() if value and is_remote(value)}
+    for key, value in remote.items():
+        check_location(key, value)
     folders = {
-        "data.train": config.data.train,
-        "data.val": config.data.val,
+        **{key: value for key, value in sources.items() if key not in remote},
         "metrics.judge": config.metrics.judge,
         "fim.init": config.fim.init,
     }

@@ -1,6 +1,5 @@
 """The training step, in the order of the method: encode, noise, FIM, UNet, loss."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,14 +8,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from anyscene.config import Config, Injection, Trainable
-from anyscene.data.sample import MANIFEST_NAME, HostBatch
-from anyscene.data.transforms import DeviceBatch, to_device_batch
+from anyscene.data.augmentation import Mirror
+from anyscene.data.sample import AnyHostBatch
+from anyscene.data.sources import data_identity
+from anyscene.data.transforms import AnyDeviceBatch, DeviceBatch, to_device_batch
 from anyscene.diffusion.loss import denoising_loss
 from anyscene.diffusion.random import Stream, normal, uniform
 from anyscene.diffusion.schedule import Schedule, build_schedule
 from anyscene.errors import ConfigError
-from anyscene.files import sha256_of
-from anyscene.models.base import load_base
+from anyscene.models.base import encode_moments, load_base, scale_latents
 from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.pipeline import AnyScenePipeline
 
@@ -45,6 +45,7 @@ class SceneModule(LightningModule):
         self.trained = self._select_trained()
         self.averaged: nn.Module | None = None
         self.validation_loss = MeanMetric()
+        self.mirror = Mirror(config.data.flip)
         self._set_speed()
 
     def _set_speed(self) -> None:
@@ -74,15 +75,14 @@ class SceneModule(LightningModule):
             "set train.trainable=unet to train the base without a foreground"
         )
 
-    def training_step(self, batch: DeviceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: AnyDeviceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
         return self.sample_losses(batch, self.config.train.seed).mean()
 
-    def sample_losses(self, batch: DeviceBatch, seed: int) -> Tensor:
+    def sample_losses(self, batch: AnyDeviceBatch, seed: int) -> Tensor:
         """The method: the loss of every sample, B. Random draws are functions of (seed, slot)."""
         slots = batch["counter"]
         with torch.no_grad():
-            draw = normal(seed, slots, Stream.first_stage, self.latent_shape(batch["scene"]))
-            latents = self.base.encode(batch["scene"], draw)  # B c h w
+            latents = self.scene_latents(batch, seed)  # B c h w
             text = self.base.text(batch["prompt"])  # B n d
         noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
         steps = (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()  # B
@@ -94,6 +94,15 @@ class SceneModule(LightningModule):
             prediction, target, batch["mask"], steps, self.schedule, self.config.loss
         )
 
+    def scene_latents(self, batch: AnyDeviceBatch, seed: int) -> Tensor:
+        """Latents drawn from the scenes' posterior, B c h w: the same from moments of a cache."""
+        if "scene" in batch:
+            mean, std = encode_moments(self.base.vae, batch["scene"])
+        else:
+            mean, std = batch["latent_mean"], batch["latent_std"]
+        draw = normal(seed, batch["counter"], Stream.first_stage, tuple(mean.shape[1:]))
+        return scale_latents(self.base.vae, mean + std * draw)
+
     def inject(self, noisy: Tensor, steps: Tensor, text: Tensor, hint: Tensor) -> dict[str, Any]:
         """The FIM's residuals by the names of the UNet's arguments; none without a FIM."""
         if self.injection is None:
@@ -102,12 +111,6 @@ class SceneModule(LightningModule):
             condition = control_condition(self.injection, self.base.vae, hint)
         down, mid = self.injection(noisy, steps, text, condition, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-
-    def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of images B 3 H W."""
-        config: Any = self.base.vae.config
-        factor = 2 ** (len(config.block_out_channels) - 1)
-        return (config.latent_channels, images.shape[2] // factor, images.shape[3] // factor)
 
     def validation_step(self, batch: DeviceBatch, batch_idx: int) -> None:  # noqa: ARG002
         """The loss at noise and timesteps that are the same at every validation."""
@@ -123,26 +126,25 @@ class SceneModule(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(figures, step=self.global_step)
 
-    def on_before_batch_transfer(self, batch: HostBatch, dataloader_idx: int) -> HostBatch:  # noqa: ARG002
+    def on_before_batch_transfer(self, batch: AnyHostBatch, dataloader_idx: int) -> AnyHostBatch:  # noqa: ARG002
         """Prompt dropout, while the slots are still on the host."""
         if not self.training:
             return batch
         share = self.config.train.prompt_dropout
         draws = uniform(self.config.train.seed, batch["counter"], Stream.prompt_dropout)
         kept = (draws >= share).tolist()
-        prompts = [p if keep else "" for p, keep in zip(batch["prompt"], kept, strict=True)]
-        return {**batch, "prompt": prompts}
+        shown = batch.copy()
+        shown["prompt"] = [p if keep else "" for p, keep in zip(batch["prompt"], kept, strict=True)]
+        return shown
 
-    def on_after_batch_transfer(self, batch: HostBatch, dataloader_idx: int) -> DeviceBatch:  # noqa: ARG002
-        data = self.config.data
-        return to_device_batch(
-            batch,
-            self.device,
-            exposure_stops=data.exposure_stops,
-            tint=data.tint,
-            seed=self.config.train.seed,
-            train=self.training,
-        )
+    def on_after_batch_transfer(self, batch: AnyHostBatch, dataloader_idx: int) -> AnyDeviceBatch:  # noqa: ARG002
+        """Floats and the hint; in training with augmentation."""
+        if not self.training:
+            return to_device_batch(batch, self.device)
+        seed = self.config.train.seed
+        if "scene_uint8" in batch:
+            batch = self.mirror(batch, seed)
+        return to_device_batch(batch, self.device, augment=self.config.data, seed=seed)
 
     def configure_optimizers(self) -> Any:
         train = self.config.train
@@ -195,7 +197,6 @@ class SceneModule(LightningModule):
     def fixed_values(self) -> dict[str, Any]:
         """What a resume must not change: the order of samples and all draws depend on it."""
         data, train = self.config.data, self.config.train
-        manifest = Path(data.train) / MANIFEST_NAME
         return {
             "data.batch_size": data.batch_size,
             "data.shuffle_window": data.shuffle_window,
@@ -204,7 +205,7 @@ class SceneModule(LightningModule):
             "train.trainable": train.trainable.name,
             "train.injection": train.injection.name,
             "fim.hint": None if self.injection is None else hint_kind(self.injection).name,
-            "sha256 of data.train's manifest": sha256_of(manifest) if manifest.is_file() else None,
+            **data_identity(data),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

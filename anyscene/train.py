@@ -33,6 +33,7 @@ from anyscene.checkpoint import (
 )
 from anyscene.config import Config, Precision
 from anyscene.config_io import save_config
+from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
 from anyscene.files import write_json
@@ -59,6 +60,7 @@ def train(config: Config) -> Path:
     lightning.seed_everything(config.train.seed, verbose=False)
 
     module = SceneModule(config)
+    check_cached(config, module.base_sha256)
     if checkpoint is not None:
         module.on_load_checkpoint(read_checkpoint(checkpoint))  # refuse before writing anything
     data = SceneDataModule(

@@ -11,102 +11,85 @@ is rejected.
 """
 
 import functools
-import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import InputError
 from data_prep.coco_annotations import TRUTH_NAME, ImageRecord, read_records
 from data_prep.coco_sample import Settings, make_sample
-from data_prep.preparation import Arguments, finished_manifest, prepare
+from data_prep.images import decode_image
+from data_prep.parts import WHOLE, Part
+from data_prep.preparation import Arguments, Outcome, check_run, finished_manifest, prepare
 from data_prep.shards import file_sha256
 
 
+@dataclass(frozen=True)
+class CocoFiles:
+    """A data set in COCO format."""
+
+    images: Path  # folder
+    instances: Path
+    captions: Path | None = None  # None: the categories make a caption
+
+
 def prepare_coco(
-    images: Path,
-    instances: Path,
-    captions: Path | None,
+    files: CocoFiles,
     out: Path,
+    settings: Settings,
     *,
     split: str,
-    source: str = "coco",
-    seed: int = 0,
-    size: int = 512,
-    soften: float = 1.0,
-    truth: Path | None = None,
     workers: int = 1,
-    min_area_share: float = 0.02,
-    max_area_share: float = 0.8,
     limit: int | None = None,
     shard_samples: int = 512,
     overwrite: bool = False,
+    part: Part = WHOLE,
 ) -> ShardManifest:
     """Write the shards of a COCO data set to the folder `out` and return their manifest.
 
-    `size` is the side of the square scenes in pixels, `soften` the sigma of the mask's soft edge in
-    pixels of the scene, the area shares are of the scene's area, `limit` takes the first images by
-    id, and `truth` is a folder with truth.jsonl. Without captions the categories make one.
-
-    A folder that was finished with the same arguments is left as it is, whether or not images have
-    changed since; `overwrite` makes it again, and replaces shards that were made otherwise. Raises
-    `InputError` for arguments and files that cannot be used, and when no image gives a sample.
+    `limit` takes the first images by id; `part` makes one part of the data set in a folder below
+    `out`. A folder that was finished with the same arguments is left as it is, whether or not
+    images have changed since; `overwrite` makes it again, and replaces shards that were made
+    otherwise. One that was begun with the same arguments is continued in any case. Raises `InputError` for arguments and files that
+    cannot be used, and when no image gives a sample, `DamageError` as `prepare` does.
     """
-    settings = Settings(images, truth, source, seed, size, soften, min_area_share, max_area_share)
-    _check(settings, split)
-    _check_counts(workers=workers, limit=limit, shard_samples=shard_samples, size=size)
-    filters = {
-        "size": size,
-        "soften": soften,
-        "min_area_share": min_area_share,
-        "max_area_share": max_area_share,
+    settings.check()
+    if not files.images.is_dir():
+        raise InputError(f"no such folder of images: {files.images}")
+    check_run(split, workers=workers, limit=limit, shard_samples=shard_samples)
+    filters = settings.filters() | {
         "limit": limit,
         "shard_samples": shard_samples,
-        "instances_sha256": _checksum(instances),
-        "captions_sha256": _checksum(captions),
-        "truth_sha256": _checksum(truth / TRUTH_NAME if truth else None),
+        "instances_sha256": _checksum(files.instances),
+        "captions_sha256": _checksum(files.captions),
+        "truth_sha256": _checksum(settings.truth / TRUTH_NAME if settings.truth else None),
     }
-    arguments = Arguments(split, source, seed, filters)
-    if not overwrite and (manifest := finished_manifest(out, arguments)):
-        print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")
+    arguments = Arguments(split, settings.source, settings.seed, filters)
+    if not overwrite and (manifest := finished_manifest(out, arguments, part)):
+        samples = f"{manifest.samples} samples"
+        print(f"{manifest.root}: {samples}, made with the same arguments, are there already")
         return manifest
-    records = read_records(instances, captions, truth, limit)
-    _check_images(images, records)
+    records = read_records(files.instances, files.captions, settings.truth, limit)
+    _check_images(files.images, records)
     return prepare(
         out,
         arguments,
         records,
-        functools.partial(make_sample, settings),
+        functools.partial(make_coco_sample, files.images, settings),
         workers=workers,
         shard_samples=shard_samples,
+        part=part,
     )
 
 
-def _check(settings: Settings, split: str) -> None:
-    if not settings.images.is_dir():
-        raise InputError(f"no such folder of images: {settings.images}")
-    for name, value in (("split", split), ("source", settings.source)):
-        if not re.fullmatch(r"[\w-]+", value):
-            raise InputError(
-                f"{name}={value!r} must be letters, digits, '-' and '_': it names files"
-            )
-    if settings.seed < 0:
-        raise InputError(f"seed={settings.seed} must not be negative")
-    if settings.soften < 0:
-        raise InputError(
-            f"soften={settings.soften} must not be negative; 0 leaves edges as they are"
-        )
-    if not 0 <= settings.min_area_share < settings.max_area_share <= 1:
-        raise InputError(
-            f"min_area_share={settings.min_area_share} and max_area_share="
-            f"{settings.max_area_share} must be rising and within 0 and 1"
-        )
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name}={count} must be at least 1")
+def make_coco_sample(images: Path, settings: Settings, record: ImageRecord) -> Outcome:
+    """The sample of one image in a folder, or the reason why there is none."""
+    path = images / record.file_name
+    if not path.is_file():
+        return Outcome(None, Counter({"image: missing file": 1}))
+    return make_sample(settings, record, functools.partial(decode_image, path))
 
 
 def _check_images(folder: Path, records: Sequence[ImageRecord]) -> None:

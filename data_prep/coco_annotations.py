@@ -31,6 +31,7 @@ class ImageRecord:
     """What COCO says of one image."""
 
     image_id: int
+    name: str  # unique in the data set, without dots: the end of the sample's key
     file_name: str
     height: int
     width: int
@@ -54,9 +55,12 @@ def read_records(
         categories = {category["id"]: category["name"] for category in table["categories"]}
         licences = {entry["id"]: _licence(entry) for entry in table.get("licenses") or []}
         annotations = _read_annotations(table["annotations"], categories)
-        records = [
+        images = sorted(table["images"], key=lambda image: image["id"])
+        _check_ids([image["id"] for image in images])
+        return [
             ImageRecord(
                 image_id=image["id"],
+                name=f"{image['id']:012d}",
                 file_name=image["file_name"],
                 height=_side(image["height"]),
                 width=_side(image["width"]),
@@ -65,10 +69,8 @@ def read_records(
                 captions=None if spoken is None else tuple(spoken.get(image["id"], ())),
                 truth=truths.get(image["id"]),
             )
-            for image in sorted(table["images"], key=lambda image: image["id"])
+            for image in images[:limit]
         ]
-        _check_ids([record.image_id for record in records])
-    return records[:limit]
 
 
 def _side(pixels: object) -> int:

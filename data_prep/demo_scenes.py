@@ -66,7 +66,8 @@ def prepare_demo(
     The files depend on all arguments but `workers`. A second run with the same arguments keeps what
     is complete. Raises `InputError` for an impossible argument, or an `out` with other data.
     """
-    from data_prep.coco import prepare_coco
+    from data_prep.coco import CocoFiles, prepare_coco
+    from data_prep.coco_sample import Settings
 
     _claim(out, {"scenes": scenes, "val_scenes": val_scenes, "seed": seed, "size": size})
     for split, count in zip(SPLITS, (scenes, val_scenes), strict=True):
@@ -74,16 +75,10 @@ def prepare_demo(
         if not coco.is_dir():
             _write_split(Folders(coco, truth), split, count, seed=seed, size=size, workers=workers)
         prepare_coco(
-            coco / "images",
-            coco / "instances.json",
-            coco / "captions.json",
+            CocoFiles(coco / "images", coco / "instances.json", coco / "captions.json"),
             out / "shards" / split,
+            Settings("demo", seed, ((size, size),), soften=0.5, truth=truth),
             split=split,
-            source="demo",
-            seed=seed,
-            size=size,
-            soften=0.5,
-            truth=truth,
             workers=workers,
         )
 

@@ -8,106 +8,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SOFT_REACH = 2  # pixels: how far softening reaches into, and out of, a mask
+from data_prep.boxes import SOFT_REACH, Box, Span, Window, as_uint8
+
+LEAST_CUBIC = 2 / 3  # scale, after the reduction
 
 
 @dataclass(frozen=True)
-class Box:
-    """Pixel rows `top` to `bottom` and columns `left` to `right`, the last ones outside."""
+class Coverage:
+    """How much of each of the crop's pixels a mask covers, within a box."""
 
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @classmethod
-    def around(cls, mask: NDArray[np.uint8]) -> "Box":
-        """The smallest box around the non-zero pixels of a mask, all zeros when there is none."""
-        left, top, width, height = cv2.boundingRect(mask)
-        return cls(top, left, top + height, left + width)
-
-    def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The part of an image inside the box, as a view."""
-        return image[self.top : self.bottom, self.left : self.right]
-
-    def within(self, outer: "Box") -> "Box":
-        """The box in the coordinates of a box around it."""
-        return Box(
-            self.top - outer.top,
-            self.left - outer.left,
-            self.bottom - outer.top,
-            self.right - outer.left,
-        )
-
-    def transposed(self) -> "Box":
-        """The box in the image with rows and columns exchanged."""
-        return Box(self.left, self.top, self.right, self.bottom)
-
-    def grown(self, distance: int) -> "Box":
-        """The box grown on every side, also beyond the image."""
-        return Box(
-            self.top - distance, self.left - distance, self.bottom + distance, self.right + distance
-        )
-
-    def intersection(self, other: "Box") -> "Box | None":
-        """The common part, None when there is none."""
-        top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
-        return Box(top, left, bottom, right) if top < bottom and left < right else None
-
-    def union(self, other: "Box") -> "Box":
-        """The smallest box around both."""
-        return Box(
-            min(self.top, other.top),
-            min(self.left, other.left),
-            max(self.bottom, other.bottom),
-            max(self.right, other.right),
-        )
-
-    def nearest_edge(self, height: int, width: int) -> int:
-        """Pixels between the box and the nearest edge of the image."""
-        return min(self.top, self.left, height - self.bottom, width - self.right)
-
-
-@dataclass(frozen=True)
-class Span:
-    """Allowed positions `low..high` of a crop of `length` pixels along an axis of `full` pixels."""
-
-    low: int
-    high: int
-    length: int
-    full: int
-
-    def keeping(self, start: float, end: float) -> "Span | None":
-        """The positions that also keep `start..end` and its soft edge inside, None without any.
-
-        At the image's own edge there is nothing to keep beyond it.
-        """
-        last = self.full - self.length
-        low = max(self.low, min(last, math.ceil(end + SOFT_REACH) - self.length))
-        high = min(self.high, max(0, math.floor(start - SOFT_REACH)))
-        return Span(low, high, self.length, self.full) if low <= high else None
-
-
-@dataclass(frozen=True)
-class Window:
-    """Allowed positions of the crop on both axes."""
-
-    rows: Span
-    columns: Span
-
-    def keeping(self, box: tuple[float, float, float, float]) -> "Window | None":
-        """The positions that also keep a box (top, left, bottom, right) whole, None if none do."""
-        rows = self.rows.keeping(box[0], box[2])
-        columns = self.columns.keeping(box[1], box[3])
-        return Window(rows, columns) if rows and columns else None
-
-    def draw(self, random: np.random.Generator) -> tuple[int, int]:
-        """One allowed (top, left), uniformly."""
-        return (
-            int(random.integers(self.rows.low, self.rows.high, endpoint=True)),
-            int(random.integers(self.columns.low, self.columns.high, endpoint=True)),
-        )
+    box: Box
+    values: NDArray[np.uint8]  # of the box's size, 255 = all of the pixel
 
 
 @dataclass(frozen=True)
@@ -154,28 +65,91 @@ class Framing:
         ]
         return Window(*spans)
 
+    @property
+    def reduction(self) -> int:
+        """By which power of two an image is reduced before the rest of its resize."""
+        return 1 << max(0, math.floor(-math.log2(self.scale)))
+
     def keeps_pixels(self) -> bool:
         """Whether the bucket has the image's own size, so that nothing changes."""
         return (self.height, self.width) == self.bucket
 
     def apply(self, image: NDArray[np.uint8], top_left: tuple[int, int]) -> NDArray[np.uint8]:
-        """Resize H W or H W C and crop at (top, left): area filter down, cubic up."""
-        return self._crop(image, top_left, cv2.INTER_CUBIC)
+        """Resize H W or H W C and crop at (top, left).
 
-    def apply_mask(self, mask: NDArray[np.uint8], top_left: tuple[int, int]) -> NDArray[np.uint8]:
-        """As `apply`, linear when enlarging: a mask must not ring. Range as the input's."""
-        return self._crop(mask, top_left, cv2.INTER_LINEAR)
-
-    def _crop(
-        self, image: NDArray[np.uint8], top_left: tuple[int, int], enlarge: int
-    ) -> NDArray[np.uint8]:
+        The means of squares of `reduction` pixels come first, unless the image has been reduced
+        already. The rest, by more than a half, is cubic, and linear where that would alias.
+        """
         if not self.keeps_pixels():
-            height, width = self.resized
-            how = cv2.INTER_AREA if self.scale < 1 else enlarge
-            image = cv2.resize(image, (width, height), interpolation=how).astype(np.uint8)
+            image = _reduce(image, ceil_divided((self.height, self.width), self.reduction))
+            cubic = self.scale * self.reduction >= LEAST_CUBIC
+            how = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
+            image = as_uint8(cv2.resize(image, self.resized[::-1], interpolation=how))
         top, left = top_left
         box = Box(top, left, top + self.bucket[0], left + self.bucket[1])
         return np.ascontiguousarray(box.cut(image))
+
+    def cover(self, inside: NDArray[np.uint8], box: Box, top_left: tuple[int, int]) -> Coverage:
+        """What a mask, 0 or 1 in a box of the image, covers of the crop at (top, left).
+
+        It is resized as the image is, but linear throughout: a mask must not ring.
+        """
+        values = inside * np.uint8(255)
+        if self.keeps_pixels():
+            return Coverage(box, values)
+        values, box = _aligned(values, box, self.reduction)
+        values = _reduce(values, ceil_divided(values.shape, self.reduction))
+        rows = self._axis(0, (box.top, box.bottom), top_left[0])
+        columns = self._axis(1, (box.left, box.right), top_left[1])
+        place = Box(rows.start, columns.start, rows.end, columns.end)
+        matrix = np.array([[columns.step, 0, columns.origin], [0, rows.step, rows.origin]])
+        values = cv2.warpAffine(
+            values,
+            matrix,
+            (place.right - place.left, place.bottom - place.top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
+        return Coverage(place, as_uint8(values))
+
+    def _axis(self, axis: int, span: tuple[int, int], crop: int) -> "_Axis":
+        """Where `span` of the image's pixels, once reduced, lies in the crop from `crop` on."""
+        scale = self.resized[axis] / (self.height, self.width)[axis]
+        step = 1 / (scale * self.reduction)
+        start = max(0, math.floor(span[0] * scale - crop - 1 / step))
+        end = min(self.bucket[axis], math.ceil(span[1] * scale - crop + 1 / step))
+        origin = (crop + start + 0.5) * step - span[0] / self.reduction - 0.5
+        return _Axis(start, end, step, origin)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Pixel `start + n` of the crop, `start <= start + n < end`, is at `origin + step n`."""
+
+    start: int
+    end: int
+    step: float
+    origin: float
+
+
+def ceil_divided(size: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Height and width divided and rounded up, as JPEG decoders do."""
+    return -(-size[0] // divisor), -(-size[1] // divisor)
+
+
+def _reduce(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == size:
+        return image
+    return as_uint8(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
+
+
+def _aligned(mask: NDArray[np.uint8], box: Box, step: int) -> tuple[NDArray[np.uint8], Box]:
+    """A mask and its box with zeros around it up to multiples of `step`."""
+    top, left = box.top % step, box.left % step
+    bottom, right = -box.bottom % step, -box.right % step
+    outer = Box(box.top - top, box.left - left, box.bottom + bottom, box.right + right)
+    return as_uint8(
+        cv2.copyMakeBorder(mask, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+    ), outer
 
 
 def soften(mask: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
@@ -183,28 +157,47 @@ def soften(mask: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
 
     Pixels farther than `SOFT_REACH` from the edge keep their value: the inside stays 255.
     """
-    if sigma <= 0:
+    box = Box.around(mask).grown(2 * SOFT_REACH).intersection(Box(0, 0, *mask.shape))
+    if sigma <= 0 or box is None:
         return mask
     width = 2 * SOFT_REACH + 1
     blurred = cv2.GaussianBlur(
-        mask.astype(np.float32), (width, width), sigma, borderType=cv2.BORDER_REPLICATE
+        box.cut(mask).astype(np.float32), (width, width), sigma, borderType=cv2.BORDER_REPLICATE
     )
-    return np.rint(blurred).clip(0, 255).astype(np.uint8)
+    softened = mask.copy()
+    box.cut(softened)[:] = cv2.convertScaleAbs(blurred)
+    return softened
 
 
-def number_elements(coverages: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[int]]:
+def union(coverages: Sequence[Coverage], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The largest coverage of each pixel of a crop, u8 H W."""
+    mask = np.zeros(size, np.uint8)
+    for coverage in coverages:
+        part = coverage.box.cut(mask)
+        np.maximum(part, coverage.values, out=part)
+    return mask
+
+
+def number_elements(
+    coverages: Sequence[Coverage], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], list[int]]:
     """Which element each pixel belongs to, and which of the elements can be seen at all.
 
-    `coverages` are masks in [0, 255]. The numbers, u8 H W, are 0 for none and 1..n for the elements
-    in the returned list of positions in `coverages`. Where elements overlap, the smaller one is
-    taken to lie on top: COCO does not say which does. Raises `ValueError` above 255 elements.
+    The numbers, u8 H W, are 0 for none and 1..n for the elements in the returned list of positions
+    in `coverages`, at most 255. Where elements overlap, the smaller one is taken to lie on top:
+    COCO does not say which does.
     """
-    owner = np.zeros(coverages[0].shape, np.intp)
-    for index in sorted(range(len(coverages)), key=lambda index: -int(coverages[index].sum())):
-        owner[coverages[index] >= 128] = index + 1
-    seen = np.flatnonzero(np.bincount(owner.ravel(), minlength=len(coverages) + 1)[1:])
-    if len(seen) > 255:
-        raise ValueError(f"{len(seen)} elements; at most 255 can be numbered")
-    numbers = np.zeros(len(coverages) + 1, np.uint8)
-    numbers[seen + 1] = np.arange(1, len(seen) + 1)
-    return numbers[owner], seen.tolist()
+    owner = np.zeros(size, np.uint8)
+    areas = [int(coverage.values.sum()) for coverage in coverages]
+    for index in sorted(range(len(coverages)), key=lambda index: -areas[index]):
+        coverage = coverages[index]
+        coverage.box.cut(owner)[coverage.values >= 128] = index + 1
+    seen = [
+        index
+        for index, coverage in enumerate(coverages)
+        if (coverage.box.cut(owner) == index + 1).any()
+    ]
+    numbers = np.zeros(256, np.uint8)
+    for number, index in enumerate(seen, start=1):
+        numbers[index + 1] = number
+    return as_uint8(cv2.LUT(owner, numbers)), seen

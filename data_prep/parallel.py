@@ -2,10 +2,16 @@
 
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from anyscene.errors import DamageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,18 +21,24 @@ CHUNKS_IN_FLIGHT_PER_WORKER = 4
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    chunk_items: int = CHUNK_ITEMS,
 ) -> Iterator[Result]:
     """`map(function, items)`, over `workers` spawned processes when there is more than one.
 
-    The results come in the order of the items. At most a few chunks a worker are in flight, so that
-    memory does not grow with the data. `function` must be picklable; its errors are raised here.
+    The results come in the order of the items. At most a few chunks of `chunk_items` a worker are
+    in flight, so that memory does not grow with the data. `function` must be picklable; its errors
+    are raised here. Raises `DamageError` when a process is killed.
     """
     if workers <= 1:
         yield from map(function, items)
         return
-    chunks = _chunks(items)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    chunks = _chunks(items, chunk_items)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
         first = itertools.islice(chunks, workers * CHUNKS_IN_FLIGHT_PER_WORKER)
         pending = deque(pool.submit(_apply, function, chunk) for chunk in first)
         try:
@@ -36,15 +48,33 @@ def ordered_map(
                     pool.submit(_apply, function, chunk) for chunk in itertools.islice(chunks, 1)
                 )
                 yield from results
+        except BrokenProcessPool:
+            raise DamageError(
+                "a worker process was killed, perhaps for lack of memory; "
+                "run the same command again, with fewer workers"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def _chunks(items: Iterable[Item], length: int) -> Iterator[list[Item]]:
     iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, CHUNK_ITEMS)):
+    while chunk := list(itertools.islice(iterator, length)):
         yield chunk
 
 
 def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
     return [function(item) for item in chunk]
+
+
+def _begin_worker() -> None:
+    """Leave interrupts to the parent, and end when it does: a killed one cannot tell."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

@@ -1,24 +1,28 @@
 """Is a folder of shards what its manifest says? Every checksum, every member of every sample."""
 
 import json
-import tarfile
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from anyscene.data.sample import FORMAT, MANIFEST_NAME, Meta, ShardManifest, ShardRecord
-from anyscene.errors import DamageError, InputError
-from data_prep.preparation import RUNNING_NAME, shard_files
-from data_prep.shards import file_sha256, read_samples
+from anyscene.data.index import ShardIndex, index_path
+from anyscene.data.sample import FORMAT, MANIFEST_NAME, PART_NAME, ShardManifest
+from anyscene.errors import InputError
+from data_prep.journal import RUNNING_NAME
+from data_prep.parallel import ordered_map
+from data_prep.preparation import SHARD_FILE, shard_files
+from data_prep.verify_sample import LatentForm
+from data_prep.verify_shard import ShardTask, check_shard, key_bits
 
-SCENES = ("scene.png", "scene.jpg")
 TOP_CATEGORIES = 8
+
+KeyBits = list[tuple[Path, NDArray[np.uint64]]]
+"""Shards, and `key_bits` of the keys in each: 8 bytes a sample."""
 
 
 @dataclass
@@ -32,9 +36,10 @@ class VerifyReport:
     buckets: Counter[str] = field(default_factory=Counter)
     categories: Counter[str] = field(default_factory=Counter)  # elements by category
     damages: list[str] = field(default_factory=list)  # one line each: shard, key, what
+    remarks: list[str] = field(default_factory=list)  # what is no damage, but worth a look
 
 
-def verify(folder: Path) -> VerifyReport:
+def verify(folder: Path, workers: int = 1) -> VerifyReport:
     """Check every shard folder at and below `folder` and print a report.
 
     Raises `InputError` when there is none.
@@ -42,54 +47,16 @@ def verify(folder: Path) -> VerifyReport:
     report = VerifyReport()
     for path in sorted(folder.rglob(RUNNING_NAME)):
         report.damages.append(f"{path.parent}: its preparation was not finished; run it again")
-    for path in sorted(folder.rglob(MANIFEST_NAME)):
-        if _is_ours(path):
-            _check_folder(path.parent, report)
-    if not report.folders and not report.damages:
+    folders = [path.parent for path in sorted(folder.rglob(MANIFEST_NAME)) if _is_ours(path)]
+    if not folders and not report.damages:
         raise InputError(f"no shards in or below {str(folder)!r}: no {MANIFEST_NAME} of ours there")
+    tasks = [task for found in folders for task in _check_folder(found, report)]
+    parts = [found for found in folders if PART_NAME.fullmatch(found.name) and found != folder]
+    for whole in sorted({part.parent for part in parts}):
+        _check_parts(whole, report)
+    _check_shards(tasks, report, workers)
     _print(folder, report)
     return report
-
-
-def check_sample(key: str, members: Mapping[str, bytes], bucket: str) -> list[str]:
-    """The categories of a sample's elements. Raises `DamageError` unless it keeps the contract."""
-    scenes = [name for name in SCENES if name in members]
-    required = {"mask.png", "elements.png", "meta.json"}
-    if missing := sorted(required - members.keys()):
-        raise DamageError(f"{' and '.join(missing)} missing")
-    if len(scenes) != 1:
-        raise DamageError("two scenes" if scenes else "scene.png or scene.jpg missing")
-    if extra := sorted(members.keys() - required - set(scenes)):
-        raise DamageError(f"unknown member {extra[0]}")
-    try:
-        size, categories = _check_meta(json.loads(members["meta.json"]), key, bucket)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamageError(f"meta.json is damaged: {error!r}") from None
-    _decode(members, scenes[0], cv2.IMREAD_COLOR, (*size, 3))
-    mask = _decode(members, "mask.png", cv2.IMREAD_UNCHANGED, size)
-    numbers = _decode(members, "elements.png", cv2.IMREAD_UNCHANGED, size)
-    if mask.max() < 128:  # as the loader demands
-        raise DamageError("mask.png has no foreground")
-    found = np.unique(numbers[numbers > 0]).tolist()
-    if found != list(range(1, len(categories) + 1)):
-        raise DamageError(f"elements.png has {found}, meta.json {len(categories)} elements")
-    if not mask[numbers > 0].all():
-        raise DamageError("elements.png has an element where mask.png is 0")
-    return categories
-
-
-def _check_meta(meta: Meta, key: str, bucket: str) -> tuple[tuple[int, int], list[str]]:
-    """Height and width, and the elements' categories."""
-    if missing := sorted(Meta.__required_keys__ - meta.keys()):
-        raise DamageError(f"meta.json lacks {missing[0]!r}")
-    if meta["key"] != key:
-        raise DamageError(f"meta.json has the key {meta['key']!r}")
-    height, width = meta["size"]
-    if meta["bucket"] != bucket or f"{height}x{width}" != bucket:
-        raise DamageError(f"size {height}x{width}, bucket {meta['bucket']} in a shard of {bucket}")
-    if not meta["captions"] or not all(caption.strip() for caption in meta["captions"]):
-        raise DamageError("no caption, or an empty one")
-    return (height, width), [element["category"] for element in meta["elements"]]
 
 
 def _is_ours(path: Path) -> bool:
@@ -99,73 +66,91 @@ def _is_ours(path: Path) -> bool:
         return bool(shard_files(path.parent))  # damaged, beside shards: to be reported
 
 
-def _check_folder(folder: Path, report: VerifyReport) -> None:
+def _check_folder(folder: Path, report: VerifyReport) -> list[ShardTask]:
+    """Check the manifest and the names of the files; gives the shards that are to be there."""
     report.folders += 1
     try:
         manifest = ShardManifest.read(folder)
-    except (InputError, KeyError, TypeError, AttributeError) as error:
+        tasks = [_task(manifest, number) for number in range(len(manifest.shards))]
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
         report.damages.append(f"{folder / MANIFEST_NAME}: {error}")
-        return
+        return []
     report.rejected.update(manifest.rejected)
-    named = {record.name for record in manifest.shards}
-    for path in shard_files(folder):
-        if path.name not in named:
-            report.damages.append(f"{path}: not in {MANIFEST_NAME}")
     samples: Counter[str] = Counter()
     for record in manifest.shards:
         samples[record.bucket] += record.samples
     if samples != manifest.buckets or samples.total() != manifest.samples:
         report.damages.append(f"{folder / MANIFEST_NAME}: its numbers of samples do not agree")
-    keys: set[str] = set()
-    with tqdm(total=manifest.samples, desc=folder.name, unit="sample", disable=None) as progress:
-        for record in manifest.shards:
-            _check_shard(folder / record.name, record, keys, report, progress)
+    _check_names(folder, [task.path for task in tasks], report)
+    if not any(index_path(task.path).is_file() for task in tasks):
+        tasks = [replace(task, indexed=False) for task in tasks]
+        report.remarks.append(f"{folder}: no shard has an index; its members have no checksums")
+    return tasks
 
 
-def _check_shard(
-    path: Path, record: ShardRecord, keys: set[str], report: VerifyReport, progress: tqdm
-) -> None:
-    """Check the file as a whole, then its samples as far as they can be read."""
-    report.shards += 1
-    if not path.is_file():
-        report.damages.append(f"{path}: missing")
+def _task(manifest: ShardManifest, number: int) -> ShardTask:
+    record = manifest.shards[number]
+    height, width = (int(side) for side in record.bucket.split("x"))
+    latents = None
+    if manifest.base and (shape := manifest.latent_shape((height, width))):
+        latents = LatentForm(shape, manifest.base["dtype"])
+    return ShardTask(manifest.path(number), record, latents)
+
+
+def _check_names(folder: Path, shards: Sequence[Path], report: VerifyReport) -> None:
+    """Every file that the manifest does not imply: damage if it looks like a shard or an index."""
+    known = {MANIFEST_NAME, RUNNING_NAME, *(path.name for path in shards)}
+    known |= {index_path(path).name for path in shards}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in known:
+            found = report.damages if SHARD_FILE.fullmatch(path.name) else report.remarks
+            found.append(f"{path}: not in {MANIFEST_NAME}")
+
+
+def _check_parts(whole: Path, report: VerifyReport) -> None:
+    """Are all parts of a data set there, and made with the same arguments?"""
+    if (whole / MANIFEST_NAME).is_file():
+        report.damages.append(f"{whole}: parts lie beside a {MANIFEST_NAME}, and are not read")
         return
-    if path.stat().st_size != record.bytes:
-        report.damages.append(f"{path}: {path.stat().st_size} bytes, {record.bytes} expected")
-    elif file_sha256(path) != record.sha256:
-        report.damages.append(f"{path}: its checksum is not the manifest's")
-    count, key = 0, "its beginning"
     try:
-        for key, members in read_samples(path):
-            count += 1
-            progress.update()
-            report.buckets[record.bucket] += 1
-            try:
-                if key in keys:
-                    raise DamageError("the key is there twice")
-                report.categories.update(check_sample(key, members, record.bucket))
-            except DamageError as error:
-                report.damages.append(f"{path}: {key}: {error}")
-            keys.add(key)
-    except (tarfile.TarError, OSError) as error:
-        report.damages.append(f"{path}: cannot be read after {key}: {error}")
-    report.samples += count
-    if count != record.samples:
-        report.damages.append(f"{path}: {count} samples up to {key}, {record.samples} expected")
+        ShardManifest.read(whole)
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        report.damages.append(f"{whole}: {error}")
 
 
-def _decode(
-    members: Mapping[str, bytes], name: str, flags: int, shape: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    try:
-        image = cv2.imdecode(np.frombuffer(members[name], np.uint8), flags)
-    except cv2.error as error:
-        raise DamageError(f"{name} cannot be decoded: {error.err}") from None
-    if image is None:
-        raise DamageError(f"{name} cannot be decoded")
-    if image.shape != shape or image.dtype != np.uint8:
-        raise DamageError(f"{name} is {image.dtype} {image.shape}, expected uint8 {shape}")
-    return image.astype(np.uint8, copy=False)
+def _check_shards(tasks: Sequence[ShardTask], report: VerifyReport, workers: int) -> None:
+    keys: defaultdict[Path, KeyBits] = defaultdict(list)
+    total = sum(task.record.samples for task in tasks)
+    with tqdm(total=total, desc="verify", unit="sample", disable=None) as progress:
+        found = ordered_map(check_shard, tasks, workers=workers, chunk_items=1)
+        for task, findings in zip(tasks, found, strict=True):
+            report.shards += 1
+            report.samples += findings.samples
+            report.buckets[task.record.bucket] += findings.samples
+            report.categories.update(findings.categories)
+            report.damages += findings.damages
+            folder = task.path.parent
+            data_set = folder.parent if PART_NAME.fullmatch(folder.name) else folder
+            keys[data_set].append((task.path, np.array(findings.keys, np.uint64)))
+            progress.update(task.record.samples)
+    for shards in keys.values():
+        report.damages += _repeated_keys(shards)
+
+
+def _repeated_keys(shards: KeyBits) -> Iterator[str]:
+    """A line for each key that several shards of a data set have."""
+    once = [np.unique(bits) for _, bits in shards]
+    values, counts = np.unique(np.concatenate(once), return_counts=True)
+    repeated = values[counts > 1]
+    first: dict[str, Path] = {}
+    for (path, _), bits in zip(shards, once, strict=True):
+        if not np.isin(bits, repeated).any():
+            continue
+        for key in dict.fromkeys(ShardIndex.scan(path).keys):
+            if key in first:
+                yield f"{path}: {key}: the key is in {first[key].name} too"
+            elif key_bits(key) in repeated:
+                first[key] = path
 
 
 def _print(folder: Path, report: VerifyReport) -> None:
@@ -177,6 +162,8 @@ def _print(folder: Path, report: VerifyReport) -> None:
     ):
         for name, count in counts:
             print(f"  {title:<9}{count:>8}  {name}")
+    for remark in report.remarks:
+        print(f"NOTE {remark}")
     for damage in report.damages:
         print(f"DAMAGE {damage}")
     print(f"{len(report.damages)} damages" if report.damages else "all samples are whole")

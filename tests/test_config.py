@@ -125,6 +125,8 @@ def test_mistakes_in_the_file_name_the_file(text, line, tmp_path):
         ("data.workers=-1", "data.workers=-1 must not be negative"),
         ("loss.rest=-1", "loss.rest=-1.0 must not be negative"),
         ("train.prompt_dropout=1.5", "must be between 0 and 1"),
+        ("data.mask_jitter=2.5", "data.mask_jitter=2.5 must be between 0 and 2"),
+        ("data.canvas_colour=0.6", "data.canvas_colour=0.6 must be between 0 and 0.5"),
         ("train.ema_decay=1", "must be at least 0 and less than 1"),
         ("train.betas=[0.9,1]", "needs 2, each at least 0 and less than 1"),
         ("train.keep_checkpoints=1", "must be at least 2"),
@@ -202,7 +204,7 @@ def test_every_number_is_checked_for_its_range():
     known = {
         *config_io.POSITIVE,
         *config_io.NOT_NEGATIVE,
-        *config_io.SHARES,
+        *config_io.AT_MOST,
         *config_io.BELOW_ONE,
         *free,
     }

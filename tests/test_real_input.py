@@ -58,7 +58,11 @@ def test_coco_photos_go_through_the_whole_chain(tmp_path: Path) -> None:
     assert (
         main(["prepare", "coco", *prepare, f"--out={shards}", f"--size={SIZE}", "--workers=1"]) == 0
     )
-    assert main(["prepare", "verify", str(shards)]) == 0
+    assert main(["prepare", "verify", str(shards), "--workers=1"]) == 0
+    assert main(["prepare", "inspect", str(shards), "--samples=4"]) == 0
+    page = (tmp_path / "shards-inspect" / "statistics.html").read_text()
+    assert "no acceptable group" in page
+    assert "no caption names any category" in page
 
     base = tiny_base(tmp_path / "base", factor=8, size=SIZE)
     yaml = tmp_path / "tiny.yaml"

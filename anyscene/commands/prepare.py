@@ -1,8 +1,19 @@
 """`anyscene prepare KIND`."""
 
 import argparse
-import os
 from pathlib import Path
+
+from anyscene.commands.prepare_folder import add_folder
+from anyscene.commands.prepare_options import (
+    add_common,
+    add_filters,
+    add_parts,
+    add_sizes,
+    add_workers,
+    add_writing,
+    sample_settings,
+    writing,
+)
 
 
 def add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -14,7 +25,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     demo.add_argument("--scenes", type=int, default=3000, help="training scenes")
     demo.add_argument("--val-scenes", type=int, default=256, help="held-out scenes")
     demo.add_argument("--size", type=int, default=64, help="pixels a side")
-    _add_common(demo)
+    add_common(demo)
     demo.set_defaults(command=_prepare_demo)
 
     coco = kinds.add_parser("coco", help="shards of images, instances and captions in COCO format")
@@ -22,19 +33,37 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     coco.add_argument("--instances", type=Path, required=True, help="instances.json")
     coco.add_argument("--captions", type=Path, help="captions.json; default: from the categories")
     coco.add_argument("--out", type=Path, required=True)
-    coco.add_argument("--split", default="train", help="name in the shards' names")
-    coco.add_argument("--size", type=int, default=512, help="pixels a side")
-    coco.add_argument("--soften", type=float, default=1.0, help="sigma of soft edges in pixels")
-    coco.add_argument("--min-area-share", type=float, default=0.02, help="of a foreground")
-    coco.add_argument("--max-area-share", type=float, default=0.8, help="of a foreground")
-    coco.add_argument("--limit", type=int, help="the first images only")
-    coco.add_argument("--overwrite", action="store_true", help="make OUT again")
-    _add_common(coco)
+    add_sizes(coco)
+    add_filters(coco)
+    add_writing(coco)
+    add_common(coco)
     coco.set_defaults(command=_prepare_coco)
+
+    add_folder(kinds)
+
+    cache = kinds.add_parser("cache", help="shards of latents, made once for many trainings")
+    cache.add_argument("shards", metavar="SHARDS", help="folder or URL")
+    cache.add_argument("--base", required=True, help="folder or hub id, as base.path")
+    cache.add_argument("--revision", help="of a hub id")
+    cache.add_argument("--first-stage", help="an AutoencoderTiny in place of the base's own")
+    cache.add_argument("--out", type=Path, required=True)
+    cache.add_argument("--dtype", default="fp16", choices=("fp16", "bf16", "fp32"))
+    cache.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    cache.add_argument("--batch-size", type=int, default=8, help="scenes encoded together")
+    add_parts(cache)
+    cache.set_defaults(command=_prepare_cache)
 
     verify = kinds.add_parser("verify", help="check all shards in and below a folder")
     verify.add_argument("folder", type=Path)
+    add_workers(verify)
     verify.set_defaults(command=_verify)
+
+    inspect = kinds.add_parser("inspect", help="contact sheet and statistics of a shard folder")
+    inspect.add_argument("folder", type=Path)
+    inspect.add_argument("--out", type=Path, help="default: FOLDER-inspect, beside it")
+    inspect.add_argument("--samples", type=int, default=24, help="on the contact sheet")
+    inspect.add_argument("--seed", type=int, default=0, help="which samples are drawn")
+    inspect.set_defaults(command=_inspect)
 
     base = kinds.add_parser("base", help="first stage, text encoder, untrained UNet, judge")
     base.add_argument("--shards", type=Path, required=True, help="folder with train and val shards")
@@ -46,11 +75,6 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     base.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     base.add_argument("--seed", type=int, default=0)
     base.set_defaults(command=_prepare_base)
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -72,21 +96,36 @@ def _prepare_demo(options: argparse.Namespace) -> int:
 
 
 def _prepare_coco(options: argparse.Namespace) -> int:
-    from data_prep.coco import prepare_coco
+    from data_prep.coco import CocoFiles, prepare_coco
 
     prepare_coco(
-        options.images,
-        options.instances,
-        options.captions,
+        CocoFiles(options.images, options.instances, options.captions),
         options.out,
-        split=options.split,
-        seed=options.seed,
-        size=options.size,
-        soften=options.soften,
-        workers=options.workers,
-        min_area_share=options.min_area_share,
-        max_area_share=options.max_area_share,
-        limit=options.limit,
+        sample_settings(options, "coco"),
+        **writing(options),
+    )
+    return 0
+
+
+def _prepare_cache(options: argparse.Namespace) -> int:
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from data_prep.cache import Settings, prepare_cache
+    from data_prep.parts import Part
+
+    prepare_cache(
+        options.shards,
+        options.out,
+        Settings(
+            base=options.base,
+            revision=options.revision,
+            first_stage=options.first_stage,
+            dtype=options.dtype,
+            device=options.device,
+            batch_size=options.batch_size,
+        ),
+        part=Part(options.shard_index, options.num_shards),
         overwrite=options.overwrite,
     )
     return 0
@@ -95,7 +134,14 @@ def _prepare_coco(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from data_prep.verify import verify
 
-    return 1 if verify(options.folder).damages else 0
+    return 1 if verify(options.folder, options.workers).damages else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from data_prep.inspect import inspect
+
+    inspect(options.folder, options.out, samples=options.samples, seed=options.seed)
+    return 0
 
 
 def _prepare_base(options: argparse.Namespace) -> int:

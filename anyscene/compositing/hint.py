@@ -1,5 +1,7 @@
 """The hint: what the Foreground Injection Module sees of a composited foreground."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
@@ -21,12 +23,12 @@ GREEN_MAGENTA = (-0.5, 1.0, -0.5)
 """Directions of a tint, as stops of red, green and blue."""
 
 
-def make_hint(rgb: Tensor, alpha: Tensor) -> Tensor:
+def make_hint(rgb: Tensor, alpha: Tensor, canvas: Tensor | float = BACKGROUND_GREY) -> Tensor:
     """The hint of composited foregrounds, B 5 H W in [0, 1]: RGB on grey, alpha, edge band.
 
     `rgb` is B 3 H W in [0, 1], sRGB, not premultiplied; `alpha` is B 1 H W in [0, 1], 1 foreground.
     The edge band is 1 within max(1, short side // 128) pixels of the border of alpha > 0.5; the
-    image's own border is no edge.
+    image's own border is no edge. `canvas` is another colour than grey, B 3 1 1, in training alone.
     Raises ValueError for other shapes.
     """
     _check_shapes(rgb, alpha)
@@ -34,8 +36,29 @@ def make_hint(rgb: Tensor, alpha: Tensor) -> Tensor:
     radius = max(1, min(height, width) // 128)
     mask = (alpha > 0.5).to(rgb.dtype)
     edge = dilate(mask, radius) - erode(mask, radius)
-    on_grey = rgb * alpha + BACKGROUND_GREY * (1 - alpha)
-    return torch.cat([on_grey, alpha, edge], dim=1)  # B 5 H W
+    on_canvas = rgb * alpha + canvas * (1 - alpha)
+    return torch.cat([on_canvas, alpha, edge], dim=1)  # B 5 H W
+
+
+def random_canvas(uniforms: Tensor, half_range: float) -> Tensor:
+    """Colours within +-`half_range` of grey, B 3 1 1, of `uniforms` B 3 in [0, 1)."""
+    return (BACKGROUND_GREY + half_range * (2 * uniforms - 1))[:, :, None, None]
+
+
+def jitter_alpha(alpha: Tensor, uniforms: Tensor, pixels: float) -> Tensor:
+    """Soft alpha B 1 H W with its edge moved outward or inward, as of an imprecise cut-out.
+
+    A sample's edge moves by d pixels, uniform in +-`pixels`; `uniforms` is B in [0, 1), 0.5 no
+    change. It is the grey-scale dilation (d > 0) or erosion (d < 0) over a square of 2 |d| + 1
+    pixels, which keeps the edge as soft as it is, interpolated between the two next whole numbers.
+    """
+    distance = (pixels * (2 * uniforms - 1)).to(alpha)[:, None, None, None]  # B 1 1 1
+    moved = torch.zeros_like(alpha)
+    reach = math.ceil(pixels)
+    for step in range(-reach, reach + 1):
+        level = dilate(alpha, step) if step > 0 else erode(alpha, -step)
+        moved += (1 - (distance - step).abs()).clamp(min=0) * level
+    return moved.clamp(max=1)  # the weights may add up to a little more
 
 
 def jitter_foreground(

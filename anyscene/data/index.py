@@ -38,11 +38,12 @@ class ShardIndex:
     """Where the members of a shard's samples lie."""
 
     keys: list[str]
-    starts: list[int]  # first member of each sample, and the number of members
+    starts: np.ndarray  # first member of each sample, and the number of members
     suffixes: list[str]  # one a member, as the rest
     offsets: np.ndarray  # bytes
     sizes: np.ndarray  # bytes
     checksums: np.ndarray | None  # CRC-32; None without an index file
+    repeated: frozenset[int]  # samples whose key an earlier one has
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> "ShardIndex":
@@ -64,7 +65,10 @@ class ShardIndex:
             checksums.append(member.crc32)
         offsets, sizes = np.array(spans, np.int64).reshape(-1, 2).T
         known = None if None in checksums else np.array(checksums, np.uint32)
-        return cls(keys, [*starts, len(suffixes)], suffixes, offsets, sizes, known)
+        first = {key: number for number, key in reversed(list(enumerate(keys)))}
+        repeated = frozenset(number for number, key in enumerate(keys) if first[key] < number)
+        starts.append(len(suffixes))
+        return cls(keys, np.array(starts), suffixes, offsets, sizes, known, repeated)
 
     @classmethod
     def scan(cls, path: Path) -> "ShardIndex":
@@ -86,14 +90,31 @@ class ShardIndex:
                 raise DamageError(f"{path} is no index of this version")
             if (values["bytes"], values["sha256"]) != (record.bytes, record.sha256):
                 raise DamageError(f"{path} is the index of another {record.name}")
-            return cls.of(Member(*row) for row in values["members"])
-        except (ValueError, KeyError, TypeError) as error:
+            index = cls.of(Member(*row) for row in values["members"])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DamageError(f"{path} is damaged ({error!r})") from None
+        if len(index.keys) != record.samples or not index.is_within(record.bytes):
+            raise DamageError(f"{path} is damaged (it does not fit {record.name})")
+        return index
+
+    def is_within(self, size: int) -> bool:
+        """Whether all members lie within a file of `size` bytes."""
+        room = size - self.offsets
+        return bool(((self.offsets >= 0) & (self.sizes >= 0) & (self.sizes <= room)).all())
 
     def members(self, sample: int) -> Iterator[tuple[str, int, int]]:
         """Suffix, offset and size of a sample's members."""
-        for number in range(self.starts[sample], self.starts[sample + 1]):
+        for number in self._numbers(sample):
             yield self.suffixes[number], int(self.offsets[number]), int(self.sizes[number])
+
+    def crc32(self, sample: int) -> dict[str, int]:
+        """CRC-32 of a sample's members by suffix, {} where it is not known."""
+        if self.checksums is None:
+            return {}
+        return {self.suffixes[n]: int(self.checksums[n]) for n in self._numbers(sample)}
+
+    def _numbers(self, sample: int) -> range:
+        return range(int(self.starts[sample]), int(self.starts[sample + 1]))
 
 
 def index_path(shard: Path) -> Path:
@@ -101,23 +122,25 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + INDEX_SUFFIX)
 
 
-def index_text(shard: Path, record: ShardRecord) -> str:
-    """The content of the index file of a whole shard."""
-    rows = []
-    with tarfile.open(shard, "r:") as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            assert file is not None, f"{member.name} is not a file"
-            row = [member.name, member.offset_data, member.size, zlib.crc32(file.read())]
-            rows.append(json.dumps(row))
+def index_text(record: ShardRecord, members: Iterable[Member]) -> str:
+    """The content of a shard's index file, given its members in the tar's order."""
     head = {
         "format": INDEX_FORMAT,
         "version": INDEX_VERSION,
         "bytes": record.bytes,
         "sha256": record.sha256,
     }
-    members = ",\n".join(rows)
-    return f'{json.dumps(head)[:-1]}, "members": [\n{members}\n]}}\n'
+    rows = ",\n".join(json.dumps(member) for member in members)
+    return f'{json.dumps(head)[:-1]}, "members": [\n{rows}\n]}}\n'
+
+
+def checked_members(shard: Path) -> Iterator[Member]:
+    """The members of a tar file with their checksums, up to a damaged header. Raises OSError."""
+    with shard.open("rb") as file:
+        for member in tar_members(shard):
+            file.seek(member.offset_data)
+            crc32 = zlib.crc32(file.read(member.size))
+            yield Member(member.name, member.offset_data, member.size, crc32)
 
 
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:

@@ -9,7 +9,8 @@ A sample in a tar shard is four members with a common key that holds no dot:
 
 A cached sample has, in place of the scene, its latent's moments and what the hint needs of it:
 
-    KEY.latents.safetensors               "mean" and "std" of the first stage's posterior, c h w
+    KEY.latents.safetensors               "mean" and "std" of the first stage's posterior, c h w,
+                                          as the first stage gives them (not scaled)
     KEY.foreground.png | KEY.foreground.jpg   u8 H W 3   the scene where the mask is, else grey
 
 `manifest.json` beside the shards is a `ShardManifest`; `NAME.tar.index` beside a shard is its
@@ -17,13 +18,14 @@ index, see `anyscene.data.index`. A folder whose data set was prepared in parts,
 machines, holds folders part-00000-of-00008, ..., each with its own manifest.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from anyscene.errors import InputError
 
@@ -86,31 +88,57 @@ class ShardManifest:
     samples: int
     buckets: dict[str, int]
     shards: list[ShardRecord]
-    base: dict[str, str] | None = None
+    base: dict[str, Any] | None = None  # of cached samples: sha256, dtype, channels, factor, ...
     format: str = FORMAT
     version: int = VERSION
     root: Path = field(default=Path(), compare=False)  # the folder it was read from; not written
+    source_url: str | None = field(default=None, compare=False)  # instead of `root`; not written
+
+    fetched = False  # its shards lie in `root`; those of a URL are `RemoteShards`
+
+    @property
+    def location(self) -> str:
+        """The folder or URL that it was read from."""
+        return self.source_url or str(self.root)
+
+    def path(self, number: int) -> Path:
+        """Where shard `number` lies, for a manifest of a folder here."""
+        return self.root / self.shards[number].name
 
     def to_json(self) -> str:
         """The manifest's canonical text: sorted keys, a line feed at the end."""
         values = asdict(self)
-        del values["root"]
+        del values["root"], values["source_url"]
         return json.dumps(values, indent=1, sort_keys=True) + "\n"
+
+    def sha256(self) -> str:
+        """Checksum of the canonical text: that of the file which preparation writes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def latent_shape(self, size: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """(c, h, w) of the latents of cached scenes of `size`; None where scenes are stored."""
+        if self.base is None:
+            return None
+        factor = self.base["factor"]
+        return self.base["channels"], size[0] // factor, size[1] // factor
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> "ShardManifest":
         """The manifest in a text that came from `where`. Raises `InputError` for a foreign one."""
         try:
             values = json.loads(text)
+            if values.get("format") != FORMAT or values.get("version") != VERSION:
+                raise InputError(
+                    f"{where} has format {values.get('format')!r} version "
+                    f"{values.get('version')!r}; expected {FORMAT!r} version {VERSION}: "
+                    "prepare the shards again"
+                )
+            values["shards"] = [ShardRecord(**record) for record in values["shards"]]
+            return cls(**values)
         except ValueError as error:
             raise InputError(f"{where} is not JSON ({error}); prepare the shards again") from None
-        if values.get("format") != FORMAT or values.get("version") != VERSION:
-            raise InputError(
-                f"{where} has format {values.get('format')!r} version {values.get('version')!r}; "
-                f"expected {FORMAT!r} version {VERSION}: prepare the shards again"
-            )
-        values["shards"] = [ShardRecord(**record) for record in values["shards"]]
-        return cls(**values)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{where} is damaged ({error}); prepare the shards again") from None
 
     @classmethod
     def read(cls, folder: str | Path) -> "ShardManifest":
@@ -158,8 +186,8 @@ def join_parts(parts: Mapping[str, ShardManifest]) -> ShardManifest:
             theirs, ours = getattr(manifest, field_name), getattr(first, field_name)
             if theirs != ours:
                 raise InputError(
-                    f"{manifest.root} was made with {field_name}={theirs}, but {first.root} with "
-                    f"{ours}; prepare {name} again with the same arguments"
+                    f"{manifest.location} was made with {field_name}={theirs}, but "
+                    f"{first.location} with {ours}; prepare {name} again with the same arguments"
                 )
     return replace(
         first,
@@ -175,12 +203,11 @@ def join_parts(parts: Mapping[str, ShardManifest]) -> ShardManifest:
     )
 
 
-class HostBatch(TypedDict):
-    """What a loader gives: B samples of one size, as they were stored."""
+class StoredBatch(TypedDict):
+    """What a loader gives, as it was stored: B samples of one size."""
 
     key: list[str]
     counter: "Tensor"  # B int64, the source slot: all randomness is a function of (seed, counter)
-    scene_uint8: "Tensor"  # B 3 H W, RGB
     mask_uint8: "Tensor"  # B 1 H W, 255 = foreground
     elements_uint8: "Tensor"  # B 1 H W, element numbers 1..n, 0 = none
     prompt: list[str]
@@ -189,3 +216,22 @@ class HostBatch(TypedDict):
     truth: list[dict[str, Any] | None]
     replaced: int  # samples found damaged while this batch was made
     damage: list[str]  # one line for each of them: shard, key and reason
+
+
+@final
+class HostBatch(StoredBatch):
+    """Samples with their scene."""
+
+    scene_uint8: "Tensor"  # B 3 H W, RGB
+
+
+@final
+class CachedHostBatch(StoredBatch):
+    """Cached samples."""
+
+    foreground_uint8: "Tensor"  # B 3 H W, RGB: the scene where the mask is, else grey
+    latent_mean: "Tensor"  # B c h w, not scaled, in the dtype of the cache
+    latent_std: "Tensor"  # B c h w
+
+
+AnyHostBatch = HostBatch | CachedHostBatch

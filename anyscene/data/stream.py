@@ -8,18 +8,23 @@ at a random sample. The ring is cut into `batch_size` equal *lanes* (what is lef
 another piece each epoch), each lane is shuffled within windows, and global batch b is the b-th
 sample of every lane. A rank takes neighbouring lanes, so it reads shards of its own; accumulation
 cuts a rank's lanes again. Neither changes what a global batch holds.
+
+In a mix each data set has some lanes of every global batch, see `anyscene.data.mixing`, and a ring
+of its own that is passed through again and again, however often. An epoch is a pass of the first.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
-from anyscene.data.sample import ShardManifest
-from anyscene.errors import ConfigError, InputError
+from anyscene.data.sample import ShardRecord
+from anyscene.data.sources import Shards
+from anyscene.errors import ConfigError
 
 
 class Purpose(IntEnum):
@@ -59,16 +64,33 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """The samples of one size, as runs of neighbouring samples in shards."""
+class Pool:
+    """The samples of one size in one data set, and how many lanes of a global batch they fill."""
 
-    name: str  # "HxW"
+    number: int  # of its random sequences
+    data_set: int
     segments: np.ndarray  # n 3 int64: shard, first sample, number of samples
+    lanes: int
 
     @property
     def samples(self) -> int:
         """How many samples the segments hold."""
         return int(self.segments[:, 2].sum())
+
+    @property
+    def lane_length(self) -> int:
+        """Global batches in a pass through the samples."""
+        return self.samples // self.lanes
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The samples of one size."""
+
+    name: str  # "HxW"
+    batches: int  # global batches an epoch
+    pools: tuple[Pool, ...]  # those that have lanes
+    lanes: np.ndarray  # batch_size 2: the pool of each lane of a global batch, and the lane in it
 
 
 @dataclass(frozen=True)
@@ -80,15 +102,10 @@ class Order:
     shuffle_window: int
     buckets: tuple[Bucket, ...]
 
-    @property
+    @cached_property
     def batches_per_epoch(self) -> int:
         """Global batches an epoch, the same in every epoch."""
-        return sum(bucket.samples // self.batch_size for bucket in self.buckets)
-
-    @property
-    def dropped(self) -> int:
-        """Samples left out of each epoch, others each time."""
-        return sum(bucket.samples % self.batch_size for bucket in self.buckets)
+        return sum(bucket.batches for bucket in self.buckets)
 
     def locate(self, step: int) -> tuple[int, int]:
         """Epoch and batch within it of an optimizer step."""
@@ -96,39 +113,21 @@ class Order:
 
     def plan(self, epoch: int) -> "EpochPlan":
         """The order of one epoch."""
-        counts = [bucket.samples // self.batch_size for bucket in self.buckets]
+        counts = [bucket.batches for bucket in self.buckets]
         codes = np.repeat(np.arange(len(counts)), counts)
         codes = codes[permutation(self.seed, Purpose.buckets, (epoch,), len(codes))]
         positions = np.empty_like(codes)
         for code, batches in enumerate(counts):
             positions[codes == code] = np.arange(batches)
-        rings = tuple(
-            Ring.of(self.seed, epoch, code, bucket.segments)
-            for code, bucket in enumerate(self.buckets)
-        )
-        return EpochPlan(self, epoch, codes, positions, rings)
+        return EpochPlan(self, epoch, codes, positions)
 
     def replacement(self, slot: Slot, attempt: int) -> Slot:
-        """Another sample of the slot's bucket, a function of (seed, slot, attempt >= 1)."""
+        """Another sample of the slot's bucket and data set, of (seed, slot, attempt >= 1)."""
         bucket = self.buckets[slot.bucket]
+        pool = bucket.pools[bucket.lanes[slot.counter % self.batch_size, 0]]
         word = random_words(self.seed, Purpose.replacement, (slot.counter, attempt), 1)[0]
-        shards, samples = locate_samples(bucket.segments, np.array([int(word) % bucket.samples]))
+        shards, samples = locate_samples(pool.segments, np.array([int(word) % pool.samples]))
         return slot._replace(shard=int(shards[0]), sample=int(samples[0]))
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The samples of a bucket in an epoch, end joined to start."""
-
-    segments: np.ndarray  # n 3, shuffled
-    start: int  # sample that the first lane starts with
-
-    @classmethod
-    def of(cls, seed: int, epoch: int, code: int, segments: np.ndarray) -> "Ring":
-        """The ring of bucket `code` in an epoch."""
-        order = permutation(seed, Purpose.shards, (epoch, code), len(segments))
-        start = random_words(seed, Purpose.ring, (epoch, code), 1)[0]
-        return cls(segments[order], int(start) % int(segments[:, 2].sum()))
 
 
 @dataclass(frozen=True)
@@ -139,40 +138,80 @@ class EpochPlan:
     epoch: int
     codes: np.ndarray  # bucket of each global batch
     positions: np.ndarray  # number of each global batch among those of its bucket
-    rings: tuple[Ring, ...]  # one a bucket
-    windows: dict[tuple[int, int], tuple[int, np.ndarray]] = field(default_factory=dict)
-    """Memory of the window in use by (bucket, lane): no part of the result."""
+    walks: dict[int, "Walk"] = field(default_factory=dict)  # by the number of their pool
 
     def slots(self, batch: int, lanes: range) -> list[Slot]:
         """The slots of some lanes of a global batch."""
-        code, position = int(self.codes[batch]), int(self.positions[batch])
-        ring = self.rings[code]
-        size = self.order.batch_size
-        lane_length = self.order.buckets[code].samples // size
-        places = [
-            ring.start + lane * lane_length + self._shuffled(code, lane, position, lane_length)
-            for lane in lanes
-        ]
-        shards, samples = locate_samples(
-            ring.segments, np.array(places) % self.order.buckets[code].samples
-        )
-        first = (self.epoch * self.order.batches_per_epoch + batch) * size
+        code = int(self.codes[batch])
+        bucket = self.order.buckets[code]
+        step = self.epoch * bucket.batches + int(self.positions[batch])
+        pools, lanes_of_pools = bucket.lanes[lanes.start : lanes.stop].T
+        places = np.empty((len(lanes), 2), np.int64)  # shard, sample
+        for number in np.unique(pools):
+            chosen = pools == number
+            walk = self._walk(bucket.pools[number])
+            places[chosen] = walk.places(step, lanes_of_pools[chosen].tolist())
+        first = (self.epoch * self.order.batches_per_epoch + batch) * self.order.batch_size
         return [
             Slot(first + lane, code, shard, sample)
-            for lane, shard, sample in zip(lanes, shards.tolist(), samples.tolist(), strict=True)
+            for lane, (shard, sample) in zip(lanes, places.tolist(), strict=True)
         ]
 
-    def _shuffled(self, code: int, lane: int, position: int, lane_length: int) -> int:
+    def _walk(self, pool: Pool) -> "Walk":
+        if pool.number not in self.walks:
+            self.walks[pool.number] = Walk(self.order, pool)
+        return self.walks[pool.number]
+
+
+@dataclass
+class Walk:
+    """The way of the lanes of a pool through its samples, pass after pass."""
+
+    order: Order
+    pool: Pool
+    ring: tuple[int, "Ring"] | None = None
+    """Memory of the ring in use, with its pass: no part of the result, as `windows`."""
+    windows: dict[int, tuple[tuple[int, int], np.ndarray]] = field(default_factory=dict)
+    """By lane: number of pass and window in use, and its places."""
+
+    def places(self, step: int, lanes: list[int]) -> np.ndarray:
+        """Shard and sample of some lanes, n 2, in the pool's global batch number `step`."""
+        number, position = divmod(step, self.pool.lane_length)
+        if self.ring is None or self.ring[0] != number:
+            self.ring = number, Ring.of(self.order.seed, number, self.pool)
+        ring = self.ring[1]
+        places = [
+            ring.start + lane * self.pool.lane_length + self._shuffled(number, lane, position)
+            for lane in lanes
+        ]
+        return np.stack(locate_samples(ring.segments, np.array(places) % self.pool.samples), 1)
+
+    def _shuffled(self, number: int, lane: int, position: int) -> int:
         """Where in a lane the sample of a position lies: shuffled within its window."""
         window, offset = divmod(position, self.order.shuffle_window)
-        known = self.windows.get((code, lane))
-        if known is None or known[0] != window:
+        known = self.windows.get(lane)
+        if known is None or known[0] != (number, window):
             first = window * self.order.shuffle_window
-            number = min(self.order.shuffle_window, lane_length - first)
-            place = (self.epoch, code * self.order.batch_size + lane, window)
-            known = window, first + permutation(self.order.seed, Purpose.window, place, number)
-            self.windows[code, lane] = known
+            length = min(self.order.shuffle_window, self.pool.lane_length - first)
+            place = (number, self.pool.number * self.order.batch_size + lane, window)
+            shuffled = first + permutation(self.order.seed, Purpose.window, place, length)
+            known = self.windows[lane] = (number, window), shuffled
         return int(known[1][offset])
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The samples of a pool in a pass, end joined to start."""
+
+    segments: np.ndarray  # n 3, shuffled
+    start: int  # sample that the first lane starts with
+
+    @classmethod
+    def of(cls, seed: int, number: int, pool: Pool) -> "Ring":
+        """The ring of a pool in pass `number`."""
+        order = permutation(seed, Purpose.shards, (number, pool.number), len(pool.segments))
+        start = random_words(seed, Purpose.ring, (number, pool.number), 1)[0]
+        return cls(pool.segments[order], int(start) % pool.samples)
 
 
 def locate_samples(segments: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,44 +220,6 @@ def locate_samples(segments: np.ndarray, places: np.ndarray) -> tuple[np.ndarray
     number = np.searchsorted(ends, places, side="right")
     shard, first, samples = segments[number].T
     return shard, first + places - (ends[number] - samples)
-
-
-def make_order(
-    manifest: ShardManifest, seed: int, batch_size: int, shuffle_window: int, overfit: int = 0
-) -> Order:
-    """The order of a run over a shard folder.
-
-    `overfit` > 0 keeps the manifest's first samples only, repeated to fill a batch.
-    Raises `InputError` where no bucket fills a global batch.
-    """
-    buckets = [Bucket(name, segments) for name, segments in _segments(manifest, overfit).items()]
-    if overfit:
-        buckets = [
-            replace(b, segments=np.tile(b.segments, (-(-batch_size // b.samples), 1)))
-            for b in buckets
-        ]
-    order = Order(seed, batch_size, shuffle_window, tuple(buckets))
-    if order.batches_per_epoch == 0:
-        largest = max((bucket.samples for bucket in buckets), default=0)
-        raise InputError(
-            f"{str(manifest.root)!r} has {largest} samples in its largest bucket, less than one "
-            f"global batch of data.batch_size={batch_size}; use data.batch_size={largest} or less"
-            if largest
-            else f"{str(manifest.root)!r} has no samples; prepare the shards again"
-        )
-    return order
-
-
-def _segments(manifest: ShardManifest, limit: int) -> dict[str, np.ndarray]:
-    """Segments by bucket, of the first `limit` samples in the manifest's order (0: of all)."""
-    rows: dict[str, list[tuple[int, int, int]]] = {}
-    left = limit or sum(record.samples for record in manifest.shards)
-    for number, record in enumerate(manifest.shards):
-        samples = min(record.samples, left)
-        left -= samples
-        if samples:
-            rows.setdefault(record.bucket, []).append((number, 0, samples))
-    return {bucket: np.array(values, np.int64) for bucket, values in rows.items()}
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def train_micro_batches(
 
 
 def validation_batches(
-    manifest: ShardManifest, share: Share, limit: int, batch_size: int
+    shards: Shards, share: Share, limit: int, batch_size: int
 ) -> list[list[Slot]]:
     """A rank's share of the first `limit` samples, each sample on one rank, once.
 
@@ -274,14 +275,28 @@ def validation_batches(
     """
     batches = []
     counter = 0
-    for code, segments in enumerate(_segments(manifest, limit).values()):
+    for code, segments in enumerate(segments_by_bucket(shards.shards, limit).values()):
         total = int(segments[:, 2].sum())
         places = np.arange(share.rank, total, share.world_size)
-        shards, samples = locate_samples(segments, places)
         slots = [
             Slot(counter + int(place), code, int(shard), int(sample))
-            for place, shard, sample in zip(places, shards, samples, strict=True)
+            for place, shard, sample in zip(places, *locate_samples(segments, places), strict=True)
         ]
         batches += [slots[i : i + batch_size] for i in range(0, len(slots), batch_size)]
         counter += total
     return batches
+
+
+def segments_by_bucket(records: Sequence[ShardRecord], limit: int = 0) -> dict[str, np.ndarray]:
+    """Runs of samples (shard, first sample, number; n 3) by bucket.
+
+    Of the first `limit` samples in the order of the records, 0: of all.
+    """
+    rows: dict[str, list[tuple[int, int, int]]] = {}
+    left = limit or sum(record.samples for record in records)
+    for number, record in enumerate(records):
+        samples = min(record.samples, left)
+        left -= samples
+        if samples:
+            rows.setdefault(record.bucket, []).append((number, 0, samples))
+    return {bucket: np.array(values, np.int64) for bucket, values in rows.items()}

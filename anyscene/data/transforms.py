@@ -3,33 +3,34 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, final
 
 import cv2
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from anyscene.compositing.hint import jitter_foreground, make_hint
-from anyscene.data.sample import HostBatch, Meta
+from anyscene.compositing.hint import make_hint
+from anyscene.config import DataConfig
+from anyscene.data.augmentation import augmented_hint
+from anyscene.data.sample import AnyHostBatch, Meta, StoredBatch
 from anyscene.data.stream import Slot
-from anyscene.diffusion.random import Stream, uniform
 from anyscene.errors import DamageError
-
-JITTER_UNIFORMS = 3
-"""Random numbers a sample that `jitter_foreground` takes."""
 
 
 @dataclass
 class Sample:
-    """A decoded sample, uint8."""
+    """A decoded sample, uint8 but for its moments."""
 
     slot: Slot
     key: str
-    scene: np.ndarray  # H W 3, RGB
+    image: np.ndarray  # H W 3, RGB: the scene, or a cached sample's foreground
     mask: np.ndarray  # H W
     elements: np.ndarray  # H W
     meta: Meta
+    moments: tuple[Tensor, Tensor] | None  # mean and deviation c h w of a cached sample's latents
     prompt: str = ""
 
 
@@ -41,15 +42,14 @@ class Loaded:
     damage: list[str]
 
 
-StreamItem = HostBatch | list[str] | Exception
+StreamItem = AnyHostBatch | list[str] | Exception
 """What a loader worker gives: a batch, the damage of a batch of which nothing is left, or the error
 that ends the stream."""
 
 
-class DeviceBatch(TypedDict):
-    """What a training or validation step gets: B samples of one size, float32 on the device."""
+class ShownBatch(TypedDict):
+    """What every step gets: B samples of one size, float32 on the device."""
 
-    scene: Tensor  # B 3 H W in [-1, 1]
     mask: Tensor  # B 1 H W in [0, 1], 1 = foreground
     hint: Tensor  # B 5 H W in [0, 1], see `make_hint`
     prompt: list[str]
@@ -60,21 +60,50 @@ class DeviceBatch(TypedDict):
     truth: list[dict[str, Any] | None]
 
 
-def decode(slot: Slot, key: str, members: dict[str, bytes], size: tuple[int, ...]) -> Sample:
-    """The sample in a shard's members. Raises `DamageError` where they break the contract."""
-    scene = "scene.jpg" if "scene.jpg" in members else "scene.png"
+@final
+class DeviceBatch(ShownBatch):
+    """Samples with their scene, for training and validation."""
+
+    scene: Tensor  # B 3 H W in [-1, 1]
+
+
+@final
+class CachedDeviceBatch(ShownBatch):
+    """Cached samples, for training."""
+
+    latent_mean: Tensor  # B c h w, not scaled
+    latent_std: Tensor  # B c h w
+
+
+AnyDeviceBatch = DeviceBatch | CachedDeviceBatch
+
+
+def decode(
+    slot: Slot,
+    key: str,
+    members: dict[str, bytes],
+    size: tuple[int, ...],
+    latents: tuple[int, int, int] | None = None,
+) -> Sample:
+    """The sample in a shard's members. Raises `DamageError` where they break the contract.
+
+    `latents` is the shape c h w of the latents of a cached sample, None for one with its scene.
+    """
+    kind = "scene" if latents is None else "foreground"
+    shown = f"{kind}.jpg" if f"{kind}.jpg" in members else f"{kind}.png"
     sample = Sample(
         slot,
         key,
-        scene=decode_image(members, scene, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION),
+        image=decode_image(members, shown, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION),
         mask=decode_image(members, "mask.png", cv2.IMREAD_UNCHANGED),
         elements=decode_image(members, "elements.png", cv2.IMREAD_UNCHANGED),
         meta=decode_meta(members),
+        moments=None if latents is None else decode_moments(members, latents),
     )
     shapes = (*size, 3), size, size
     for name, image, shape in zip(
-        (scene, "mask.png", "elements.png"),
-        (sample.scene, sample.mask, sample.elements),
+        (shown, "mask.png", "elements.png"),
+        (sample.image, sample.mask, sample.elements),
         shapes,
         strict=True,
     ):
@@ -116,17 +145,36 @@ def decode_meta(members: dict[str, bytes]) -> Meta:
     return meta
 
 
+def decode_moments(members: dict[str, bytes], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a scene's latents, as stored. Raises `DamageError` where they are
+    missing, of another shape or not finite."""
+    if "latents.safetensors" not in members:
+        raise DamageError("latents.safetensors is missing")
+    try:
+        stored = safetensors.torch.load(members["latents.safetensors"])
+        moments = stored["mean"], stored["std"]
+    except (SafetensorError, KeyError) as error:
+        raise DamageError(f"latents.safetensors is damaged ({error!r})") from None
+    for values in moments:
+        if values.shape != shape or not values.is_floating_point():
+            found = f"{values.dtype} {tuple(values.shape)}"
+            raise DamageError(f"latents.safetensors has {found}, not floats {shape}")
+        total = values.sum(dtype=torch.float32)  # in a fifth of the time of looking at each
+        if not total.isfinite():
+            raise DamageError("latents.safetensors has values that are not finite")
+    return moments
+
+
 def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
-    """Stack the samples of each batch. The scene is a channels-last view: no copy on the host."""
+    """Stack the samples of each batch. Images are channels-last views: no copy on the host."""
     for batch in batches:
         samples = batch.samples
         if not samples:
             yield batch.damage
             continue
-        yield {
+        stored: StoredBatch = {
             "key": [sample.key for sample in samples],
             "counter": torch.tensor([sample.slot.counter for sample in samples]),
-            "scene_uint8": _stack([s.scene for s in samples]).permute(0, 3, 1, 2),  # B 3 H W
             "mask_uint8": _stack([s.mask for s in samples])[:, None],  # B 1 H W
             "elements_uint8": _stack([s.elements for s in samples])[:, None],
             "prompt": [sample.prompt for sample in samples],
@@ -136,41 +184,47 @@ def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
             "replaced": len(batch.damage),
             "damage": batch.damage,
         }
+        image = _stack([s.image for s in samples]).permute(0, 3, 1, 2)  # B 3 H W
+        moments = [sample.moments for sample in samples if sample.moments is not None]
+        if moments:
+            mean, std = (torch.stack(values) for values in zip(*moments, strict=True))
+            yield {**stored, "foreground_uint8": image, "latent_mean": mean, "latent_std": std}
+        else:
+            yield {**stored, "scene_uint8": image}
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(images))
 
 
+def to_floats(images: Tensor, device: torch.device | str) -> Tensor:
+    """uint8 images on the device in [0, 1]."""
+    moved = images.to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
 def to_device_batch(
-    batch: HostBatch,
+    batch: AnyHostBatch,
     device: torch.device | str,
     *,
-    exposure_stops: float,
-    tint: float,
-    seed: int,
-    train: bool,
-) -> DeviceBatch:
+    augment: DataConfig | None = None,
+    seed: int = 0,
+) -> AnyDeviceBatch:
     """The batch on the device, as floats, with its hint.
 
-    In training the foreground of the hint, never the scene, is put under another light, within
-    +-`exposure_stops` and +-`tint` as `jitter_foreground` says: a function of (seed, source slot).
+    `augment` is for training: the hint, never the scene, is changed as `augmented_hint` says, a
+    function of (seed, source slot). None: as inference shows it.
     """
+    image = batch["scene_uint8"] if "scene_uint8" in batch else batch["foreground_uint8"]
     counter = batch["counter"].to(device, non_blocking=True)
-    scene_uint8 = batch["scene_uint8"].to(device, non_blocking=True)
-    mask_uint8 = batch["mask_uint8"].to(device, non_blocking=True)
-    rgb = scene_uint8.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    mask = mask_uint8.to(torch.float32).div_(255)
-    foreground = rgb
-    if train:
-        uniforms = uniform(seed, counter, Stream.jitter, (JITTER_UNIFORMS,))
-        foreground = jitter_foreground(
-            rgb, mask, uniforms, exposure_stops=exposure_stops, tint=tint
-        )
-    return {
-        "scene": rgb * 2 - 1,
+    rgb, mask = to_floats(image, device), to_floats(batch["mask_uint8"], device)
+    if augment is None:
+        hint = make_hint(rgb, mask)
+    else:
+        hint = augmented_hint(rgb, mask, counter, augment, seed)
+    shown: ShownBatch = {
         "mask": mask,
-        "hint": make_hint(foreground, mask),
+        "hint": hint,
         "prompt": batch["prompt"],
         "key": batch["key"],
         "counter": counter,
@@ -178,3 +232,7 @@ def to_device_batch(
         "crop_top_left": batch["crop_top_left"].to(device, non_blocking=True),
         "truth": batch["truth"],
     }
+    if "scene_uint8" in batch:
+        return {**shown, "scene": rgb * 2 - 1}
+    mean, std = batch["latent_mean"].to(device), batch["latent_std"].to(device)
+    return {**shown, "latent_mean": mean.float(), "latent_std": std.float()}

@@ -24,6 +24,9 @@ class Stream(IntEnum):
     prompt_dropout = 3
     first_stage = 4
     jitter = 5
+    canvas = 6
+    mask_jitter = 7
+    flip = 8
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:

@@ -37,17 +37,28 @@ def encode_prompts(
     return text_encoder(tokens.input_ids.to(text_encoder.device))[0]
 
 
-def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Scaled latents B c h w of images B 3 H W in [-1, 1]; `noise` draws from the posterior."""
-    config: Any = vae.config
+def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the posterior, B c h w each, of images B 3 H W in [-1, 1].
+
+    As the first stage gives them: not scaled. The deviation of an `AutoencoderTiny` is 0.
+    """
     encoded: Any = vae.encode(images.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
-        latents = encoded.latents
-    else:
-        posterior = encoded.latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        return encoded.latents, torch.zeros_like(encoded.latents)
+    return encoded.latent_dist.mean, encoded.latent_dist.std
+
+
+def scale_latents(vae: Vae, latents: Tensor) -> Tensor:
+    """Latents as the UNet takes them, from latents as the first stage gives them."""
+    config: Any = vae.config
     shift = getattr(config, "shift_factor", None) or 0.0
     return (latents - shift) * config.scaling_factor
+
+
+def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Scaled latents B c h w of images B 3 H W in [-1, 1]; `noise` draws from the posterior."""
+    mean, std = encode_moments(vae, images)
+    return scale_latents(vae, mean if noise is None else mean + std * noise)
 
 
 def decode_latents(vae: Vae, latents: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The hint against scipy's morphology, the sRGB curves against known values."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from scipy import ndimage
@@ -8,9 +10,11 @@ from anyscene.compositing.hint import (
     HINT_CHANNELS,
     dilate,
     erode,
+    jitter_alpha,
     jitter_foreground,
     linear_to_srgb,
     make_hint,
+    random_canvas,
     srgb_to_linear,
 )
 
@@ -138,3 +142,54 @@ def test_jitter_is_per_sample_and_leaves_the_background_alone():
     assert not torch.equal(both, rgb)
     assert both.min() >= 0
     assert both.max() <= 1
+
+
+@pytest.mark.parametrize("distance", [-2, -1, 0, 1, 2])
+def test_a_jittered_alpha_equals_scipy_morphology_at_whole_pixels(distance):
+    _, alpha = scene()
+    uniforms = torch.full((2,), 0.5 + distance / 4)
+    size = (1, 1, 2 * abs(distance) + 1, 2 * abs(distance) + 1)
+    theirs = ndimage.grey_dilation if distance > 0 else ndimage.grey_erosion
+    expected = torch.from_numpy(theirs(alpha.numpy(), size, mode="nearest"))
+    assert torch.equal(jitter_alpha(alpha, uniforms, 2.0), expected)
+
+
+def test_a_soft_edge_is_moved_and_stays_as_soft():
+    ramp = ((torch.arange(20) - 8) / 4).clamp(0, 1)
+    alpha = ramp.expand(1, 1, 9, 20)
+    outward = jitter_alpha(alpha, torch.tensor([1.0]), 1.0)
+    inward = jitter_alpha(alpha, torch.tensor([0.0]), 1.0)
+    assert torch.equal(outward[..., :-1], alpha[..., 1:])
+    assert torch.equal(inward[..., 1:], alpha[..., :-1])
+    half = jitter_alpha(alpha, torch.tensor([0.75]), 1.0)
+    torch.testing.assert_close(half, (outward + alpha) / 2)
+
+
+def test_a_jittered_alpha_grows_with_its_uniform_and_stays_in_range():
+    _, alpha = scene(batch=1)
+    levels = [jitter_alpha(alpha, torch.tensor([u]), 1.7) for u in torch.linspace(0, 0.999, 21)]
+    assert all((above - below).min() >= -1e-6 for below, above in pairwise(levels))
+    assert all(level.min() >= 0 and level.max() <= 1 for level in levels)
+    assert levels[-1].mean() - levels[0].mean() > 0.05
+
+
+def test_a_jittered_alpha_is_per_sample_and_strength_zero_is_the_input():
+    _, alpha = scene()
+    uniforms = torch.tensor([0.1, 0.8])
+    both = jitter_alpha(alpha, uniforms, 2.0)
+    assert torch.equal(both[1:], jitter_alpha(alpha[1:], uniforms[1:], 2.0))
+    assert torch.equal(jitter_alpha(alpha, uniforms, 0.0), alpha)
+
+
+def test_a_random_canvas_is_behind_the_foreground_alone():
+    rgb, alpha = scene()
+    alpha = (alpha > 0.5).float()
+    uniforms = torch.tensor([[0.0, 0.5, 1.0], [0.25, 0.75, 0.5]])
+    canvas = random_canvas(uniforms, 0.4)
+    torch.testing.assert_close(canvas[0].flatten(), torch.tensor([0.1, 0.5, 0.9]))
+    plain, coloured = make_hint(rgb, alpha), make_hint(rgb, alpha, canvas)
+    inside = (alpha > 0).expand_as(rgb)
+    assert torch.equal(coloured[:, :3][inside], plain[:, :3][inside])
+    assert torch.equal(coloured[:, :3][~inside], canvas.expand_as(rgb)[~inside])
+    assert torch.equal(coloured[:, 3:], plain[:, 3:])
+    assert torch.equal(make_hint(rgb, alpha, random_canvas(uniforms, 0.0)), plain)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from anyscene.data.index import checked_members, index_path, index_text
 from anyscene.data.sample import ShardManifest, ShardRecord
 
 Members = dict[str, bytes]
@@ -67,6 +68,9 @@ def write_shards(
     counts: list[int],
     sizes: list[tuple[int, int]] | None = None,
     change: Callable[[str, Members], Members] = lambda _, members: members,
+    *,
+    prefix: str = "s",
+    indexed: bool = False,
 ) -> ShardManifest:
     """A shard folder with `counts[i]` samples of `sizes[i]` in shard i; keys are s000000, ...
 
@@ -79,7 +83,7 @@ def write_shards(
         size = sizes[shard] if sizes else (16, 16)
         samples = {}
         for _ in range(count):
-            key = f"s{number:06d}"
+            key = f"{prefix}{number:06d}"
             samples[key] = change(key, members_of(number, key, size))
             number += 1
         path = folder / f"shard-{shard:03d}.tar"
@@ -88,9 +92,16 @@ def write_shards(
         digest = hashlib.sha256(data).hexdigest()
         bucket = f"{size[0]}x{size[1]}"
         records.append(ShardRecord(path.name, count, len(data), digest, bucket))
+        if indexed:
+            write_index(path, records[-1])
     manifest = manifest_of(records)
     (folder / "manifest.json").write_text(manifest.to_json())
     return ShardManifest.read(folder)
+
+
+def write_index(path: Path, record: ShardRecord) -> None:
+    """The index of a whole shard."""
+    index_path(path).write_text(index_text(record, checked_members(path)))
 
 
 def manifest_of(records: list[ShardRecord]) -> ShardManifest:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from lightning import LightningModule, Trainer
 from shard_files import write_shards
 
 from anyscene.config import DataConfig
-from anyscene.data.datamodule import DamageTally, SceneDataModule
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.loader import DamageTally
 from anyscene.data.sample import HostBatch
 from anyscene.errors import ConfigError, DamageError, InputError
 
@@ -30,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def module_of(folder: str, rank: int = 0, ranks: int = 1, **options: Any) -> SceneDataModule:
     """A data module of one of several simulated ranks; `options` may hold fields of DataConfig."""
-    data = {name: options.pop(name) for name in list(options) if hasattr(DataConfig, name)}
+    known = {field.name for field in fields(DataConfig)}
+    data = {name: options.pop(name) for name in list(options) if name in known}
     config = DataConfig(train=folder, **{"val": folder, "batch_size": 4, "workers": 0, **data})
     module = SceneDataModule(config, seed=7, **options)
     module.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
@@ -62,7 +65,26 @@ def uninterrupted(folder: str) -> list[list[HostBatch]]:
     return train_batches(folder, 24, 1)
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (2, 2), (4, 1)])
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """A second data set: one lane of four in the first bucket, none in the other."""
+    path = tmp_path_factory.mktemp("mixed")
+    write_shards(path, [7, 6], prefix="m", indexed=True)
+    return {str(path): 0.25}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_mix(folder: str, mix: dict[str, float]) -> list[list[HostBatch]]:
+    """More than an epoch of the mix on one rank without workers."""
+    return train_batches(folder, 24, 1, mix=mix)
+
+
+RANKS_AND_WORKERS = pytest.mark.parametrize(
+    ("ranks", "workers"), [(1, 0), (1, 2), (2, 1), (2, 2), (4, 1)]
+)
+
+
+@RANKS_AND_WORKERS
 def test_resume_on_any_ranks_and_workers(
     ranks: int, workers: int, folder: str, uninterrupted: list[list[HostBatch]]
 ) -> None:
@@ -72,11 +94,46 @@ def test_resume_on_any_ranks_and_workers(
     assert all(len(micro["key"]) == 4 // ranks for step in resumed for micro in step)
 
 
-def test_accumulation_keeps_the_global_batch(
-    folder: str, uninterrupted: list[list[HostBatch]]
+@RANKS_AND_WORKERS
+def test_resume_of_a_mix_on_any_ranks_and_workers(
+    ranks: int,
+    workers: int,
+    folder: str,
+    mix: dict[str, float],
+    uninterrupted_mix: list[list[HostBatch]],
 ) -> None:
-    split = train_batches(folder, 13, 2, workers=1, start_step=11, accumulate=2)
-    assert flat(split, "key") == flat(uninterrupted[11:], "key")
+    resumed = train_batches(folder, 7, ranks, workers=workers, start_step=9, mix=mix)
+    for name in ("key", "counter", "prompt"):
+        assert flat(resumed, name) == flat(uninterrupted_mix[9:16], name)
+
+
+def test_an_epoch_loses_and_repeats_nothing(
+    uninterrupted: list[list[HostBatch]], uninterrupted_mix: list[list[HostBatch]]
+) -> None:
+    """Of 30 + 13 samples, tails of 2 + 1 are left out; in the mix, with 3 lanes of our own, of 1.
+    A pass of the second data set is 13 batches of the first bucket long."""
+    for epoch in (uninterrupted[:10], uninterrupted[10:20]):
+        keys = [key for batch in flat(epoch, "key") for key in batch]
+        assert len(set(keys)) == len(keys) == 40
+    keys = [key for batch in flat(uninterrupted_mix, "key") for key in batch]
+    ours = [key for key in keys[: 13 * 4] if key.startswith("s")]
+    assert len(set(ours)) == len(ours) == 30 + 12
+    others = [key for key in keys if key.startswith("m")]
+    assert len(set(others[:13])) == 13 < len(others)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_accumulation_keeps_the_global_batch(
+    mixed: bool,
+    folder: str,
+    mix: dict[str, float],
+    uninterrupted: list[list[HostBatch]],
+    uninterrupted_mix: list[list[HostBatch]],
+) -> None:
+    options = {"mix": mix} if mixed else {}
+    split = train_batches(folder, 13, 2, workers=1, start_step=11, accumulate=2, **options)
+    expected = uninterrupted_mix if mixed else uninterrupted
+    assert flat(split, "key") == flat(expected[11:], "key")
     assert all(len(micro["key"]) == 1 for step in split for micro in step)
 
 
@@ -128,7 +185,7 @@ def test_small_bucket_and_tail_are_reported(folder: str, caplog: pytest.LogCaptu
     caplog.set_level(logging.INFO)
     module_of(folder, batch_size=14).train_dataloader()
     assert "43 samples, 2 batches of 14 an epoch, 15 samples left out of each" in caplog.text
-    assert "bucket 16x24 has 13 samples, less than data.batch_size=14: never" in caplog.text
+    assert "bucket 16x24 has 13 samples, too few for data.batch_size=14: never" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -163,7 +220,8 @@ def test_error_of_a_worker_is_one_line(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [8])
     os.unlink(tmp_path / manifest.shards[0].name)
     loader = module_of(str(tmp_path), workers=1).train_dataloader()
-    with pytest.raises(InputError, match=r"shard-000.tar cannot be read after 3 tries: [^\n]+$"):
+    message = r"^shard-000.tar of .* cannot be read after 3 tries: [^\n]+$"
+    with pytest.raises(InputError, match=message):
         next(iter(loader))
 
 

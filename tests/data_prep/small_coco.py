@@ -1,6 +1,7 @@
 """A small COCO data set drawn by a test, and its samples read back."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from anyscene.data.sample import ShardManifest
-from data_prep.coco import prepare_coco
+from data_prep.coco import CocoFiles, prepare_coco
+from data_prep.coco_sample import Settings
 from data_prep.shards import read_samples
 
 SIZE = 64
@@ -103,9 +105,22 @@ class SmallCoco:
 
     def prepare(self, **options: Any) -> tuple[ShardManifest, dict[int, dict[str, Any]]]:
         """The manifest and the decoded samples by image id."""
-        paths = self.write()
-        manifest = prepare_coco(**(paths | {"split": "train", "size": SIZE} | options))
+        manifest = prepare_files(**(self.write() | {"buckets": ((SIZE, SIZE),)} | options))
         return manifest, decoded(manifest)
+
+
+def prepare_files(**options: Any) -> ShardManifest:
+    """`prepare_coco` with the fields of its dataclasses as keywords."""
+    files, settings = (
+        {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        for kind in (CocoFiles, Settings)
+    )
+    return prepare_coco(
+        CocoFiles(**files),
+        options.pop("out"),
+        Settings(**({"source": "coco"} | settings)),
+        **({"split": "train"} | options),
+    )
 
 
 def decoded(manifest: ShardManifest) -> dict[int, dict[str, Any]]:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from small_coco import decoded, file_bytes
+from small_coco import decoded, file_bytes, prepare_files
 
 from anyscene.data.sample import ShardManifest
-from data_prep.coco import prepare_coco
+from data_prep.boxes import Box
 from data_prep.coco_annotations import read_records
-from data_prep.selection import decode_instances, decode_mask, touching_groups
+from data_prep.instances import decode_instances, decode_mask, touching_groups
 
 COCO_MINI = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_mini"
 
@@ -27,8 +27,10 @@ pytestmark = [
 
 
 def prepare_mini(out: Path, **options: Any) -> ShardManifest:
-    files = (COCO_MINI / "images", COCO_MINI / "instances.json", COCO_MINI / "captions.json")
-    return prepare_coco(*files, out, split="train", **options)
+    names = {"instances": "instances.json", "captions": "captions.json", "images": "images"}
+    return prepare_files(
+        **{key: COCO_MINI / name for key, name in names.items()}, out=out, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_no_element_is_cut_and_masks_lie_where_they_did(mini: ShardManifest) -> 
         ids = {element["annotation_id"] for element in meta["elements"]}
         chosen = [entry for entry in record.annotations if entry.annotation_id in ids]
         masks = [
-            entry.mask(record.height, record.width) * 255
+            entry.runs.part(Box(0, 0, record.height, record.width)) * 255
             for entry in decode_instances(chosen, record.height, record.width)
         ]
         union = np.maximum.reduce(masks)
@@ -97,7 +99,10 @@ def test_groups_are_closed_under_touching() -> None:
         groups = touching_groups(instances, 2)
         unions = [
             np.maximum.reduce(
-                [member.mask(record.height, record.width) for member in group.instances]
+                [
+                    member.runs.part(Box(0, 0, record.height, record.width))
+                    for member in group.instances
+                ]
             )
             for group in groups
         ]

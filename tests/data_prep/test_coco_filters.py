@@ -9,7 +9,7 @@ import pytest
 from small_coco import SIZE, SmallCoco, box, runs
 
 from data_prep.coco_annotations import Annotation
-from data_prep.selection import decode_instances, decode_mask, touching_groups
+from data_prep.instances import decode_instances, decode_mask, touching_groups
 
 # pycocotools 2.0.11 on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

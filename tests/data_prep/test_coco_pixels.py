@@ -12,7 +12,8 @@ from PIL import Image
 from small_coco import SmallCoco, box
 
 from anyscene.errors import InputError
-from data_prep.framing import Box, Framing, number_elements, soften
+from data_prep.boxes import Box
+from data_prep.framing import Coverage, Framing, number_elements, soften
 
 # pycocotools 2.0.11 on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -51,7 +52,7 @@ def test_large_photos_are_stored_as_jpeg_and_png_stays_lossless(coco: SmallCoco)
     whole = box(40, 40, 120, 120)
     coco.add(whole, name="{}.jpg", size=(200, 200))
     coco.add(whole, name="{}.png", size=(200, 200))
-    _, samples = coco.prepare(size=144)
+    _, samples = coco.prepare(buckets=((144, 144),))
     assert "scene.jpg" in samples[1]["names"]
     assert "scene.png" in samples[2]["names"]
 
@@ -73,7 +74,8 @@ def test_the_smaller_element_lies_on_top_and_a_hidden_one_has_no_number() -> Non
     large[1:9, 1:9] = 255
     small[3:6, 3:6] = 255
     hidden[4, 4] = 100  # less than half of a pixel
-    numbers, seen = number_elements([large, hidden, small])
+    coverages = [Coverage(Box(0, 0, 10, 10), mask) for mask in (large, hidden, small)]
+    numbers, seen = number_elements(coverages, (10, 10))
     assert seen == [0, 2]
     assert np.array_equal(numbers == 2, small > 0)
     assert (numbers == 1).sum() == 64 - 9

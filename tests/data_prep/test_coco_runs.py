@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_coco import SmallCoco, box, file_bytes
+from small_coco import SmallCoco, box, file_bytes, prepare_files
 
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import InputError
 from data_prep import preparation
-from data_prep.coco import prepare_coco
 
 # pycocotools 2.0.11 on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -111,7 +110,7 @@ def test_a_file_that_is_not_coco_is_one_line(coco: SmallCoco) -> None:
     def refuses(table: Any, message: str) -> None:
         paths["instances"].write_text(table if isinstance(table, str) else json.dumps(table))
         with pytest.raises(InputError, match=message) as error:
-            prepare_coco(**paths, split="train")
+            prepare_files(**paths)
         assert "\n" not in str(error.value)
 
     refuses("{", "is not JSON")
@@ -129,4 +128,4 @@ def test_a_file_that_is_not_coco_is_one_line(coco: SmallCoco) -> None:
     paths["instances"].write_text(json.dumps(whole))
     paths["captions"].write_text(json.dumps(whole))
     with pytest.raises(InputError, match="caption format: a record lacks the key 'caption'"):
-        prepare_coco(**paths, split="train")
+        prepare_files(**paths)

@@ -1,0 +1,113 @@
+"""Which images a folder holds, what tells the foreground of each, and what each is called."""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from anyscene.errors import InputError
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+LONGEST_KEY = 64  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image; paths are below the source, with forward slashes."""
+
+    image: str
+    mask: str | None
+    annotations: str | None  # JSON
+    captions: tuple[str, ...] | None = None  # None: the lines of NAME.txt, if it is there
+
+    @property
+    def name(self) -> str:
+        """The path without folders called `images` and without the ending."""
+        path = PurePosixPath(self.image)
+        return "/".join([*(part for part in path.parts[:-1] if part != "images"), path.stem])
+
+    @property
+    def key(self) -> str:
+        """The name where shards can bear it, else what is left of it and a part of its checksum."""
+        clean = re.sub(r"[^\w-]", "_", self.name, flags=re.ASCII)
+        if clean == self.name and len(clean) <= LONGEST_KEY:
+            return clean
+        return f"{clean[: LONGEST_KEY - 9]}-{self._checksum().hex()[:8]}"
+
+    @property
+    def image_id(self) -> int:
+        """The name where it is a number, as COCO's are, else 48 bits of its checksum."""
+        if re.fullmatch("[0-9]{1,15}", self.name):
+            return int(self.name)
+        return int.from_bytes(self._checksum()[:6])
+
+    def _checksum(self) -> bytes:
+        return hashlib.sha256(os.fsencode(self.name)).digest()
+
+
+def list_folder(source: Path) -> tuple[list[Entry], str]:
+    """The images in and below a folder by path, and a checksum of their files' names and sizes.
+
+    Raises `InputError` when there is no image, or it is not clear what belongs to one.
+    """
+    if not source.is_dir():
+        raise InputError(f"no such folder: {source}")
+    sizes = dict(sorted(_files(source)))
+    pictures = [path for path in sizes if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
+    masks = {picture: _mask(source, picture, sizes) for picture in pictures}
+    taken = set(masks.values())
+    entries = [
+        Entry(picture, masks[picture], _beside(picture, ".json", sizes))
+        for picture in pictures
+        if picture not in taken
+    ]
+    if not entries:
+        raise InputError(f"{source} holds no image: none ends in {' '.join(IMAGE_SUFFIXES)}")
+    _check_names(source, entries)
+    used = {path for entry in entries for path in _used_by(entry, sizes)}
+    listing = "".join(f"{path}\0{size}\n" for path, size in sizes.items() if path in used)
+    return entries, hashlib.sha256(os.fsencode(listing)).hexdigest()
+
+
+def _files(source: Path) -> Iterator[tuple[str, int]]:
+    """Path and bytes of every image, JSON and text file below `source`, hidden ones left out."""
+    for folder, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in (*IMAGE_SUFFIXES, ".json", ".txt") and not name.startswith("."):
+                path = Path(folder, name)
+                yield path.relative_to(source).as_posix(), path.stat().st_size
+
+
+def _mask(source: Path, image: str, files: Collection[str]) -> str | None:
+    path = PurePosixPath(image)
+    places = [path.with_name(f"{path.stem}{end}.png") for end in ("_mask", ".mask")]
+    if path.parent.name == "images":
+        places.append(path.parent.with_name("masks") / f"{path.stem}.png")
+    found = [str(place) for place in places if str(place) in files]
+    if len(found) > 1:
+        raise InputError(f"{source / image} has two masks, {' and '.join(found)}; leave one there")
+    return found[0] if found else None
+
+
+def _beside(image: str, suffix: str, files: Collection[str]) -> str | None:
+    path = str(PurePosixPath(image).with_suffix(suffix))
+    return path if path in files else None
+
+
+def _used_by(entry: Entry, files: Collection[str]) -> set[str | None]:
+    return {entry.image, entry.mask, entry.annotations, _beside(entry.image, ".txt", files)}
+
+
+def _check_names(source: Path, entries: Sequence[Entry]) -> None:
+    images: dict[str, str] = {}
+    for entry in entries:
+        if entry.key in images:
+            raise InputError(
+                f"{source}: {images[entry.key]} and {entry.image} would both be "
+                f"{entry.key!r}; rename or move one"
+            )
+        images[entry.key] = entry.image

@@ -1,0 +1,137 @@
+"""Loader processes: what they read and decode, what memory they take, how they are started."""
+
+from collections import deque
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from shard_files import Members, png, write_shards
+from test_datamodule import flat, module_of, train_batches
+
+from anyscene.data import reader, transforms
+from anyscene.data.index import ShardIndex, index_path
+from anyscene.data.sample import ShardManifest
+from anyscene.data.stream import Slot
+
+PREFETCH_FACTOR = 2
+"""Batches that a worker of a `DataLoader` makes ahead."""
+
+START_BYTES = 1_000_000
+"""What a worker may read to start, of modules and settings."""
+
+SIDE = 128
+
+
+def large_scene(key: str, members: Members) -> Members:
+    """A scene that does not compress: 49 kB."""
+    noise = np.random.default_rng(int(key[1:])).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    return members | {"scene.png": png(noise)}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> ShardManifest:
+    """Ten shards of 20 samples: 50 global batches of 4 an epoch."""
+    folder = tmp_path_factory.mktemp("large")
+    return write_shards(folder, [20] * 10, [(SIDE, SIDE)] * 10, large_scene, indexed=True)
+
+
+def sample_bytes(manifest: ShardManifest, key: str) -> int:
+    """Bytes from the first member of a sample to the end of its last."""
+    number = int(key[1:])
+    record = manifest.shards[number // 20]
+    index = ShardIndex.read(index_path(manifest.root / record.name), record)
+    spans = list(index.members(number % 20))
+    return spans[-1][1] + spans[-1][2] - spans[0][1]
+
+
+def index_bytes(manifest: ShardManifest) -> int:
+    paths = [index_path(manifest.root / record.name) for record in manifest.shards]
+    return sum(path.stat().st_size for path in paths)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_read_no_byte_that_they_do_not_deliver(
+    workers: int, manifest: ShardManifest
+) -> None:
+    """By the kernel's count, from a late step on: the samples, once, and the indexes."""
+    ahead = workers * PREFETCH_FACTOR
+    expected = flat(train_batches(str(manifest.root), 40 + 8 + ahead, 1), "key")[40:]
+    loader = module_of(str(manifest.root), workers=workers, start_step=40).train_dataloader()
+    batches = iter(loader)
+    delivered = [next(batches)["key"] for _ in range(8)]
+    assert delivered == expected[:8]
+    assert loader._iterator is not None
+    processes = [psutil.Process(process.pid) for process in loader._iterator._workers]
+    read = sum(process.io_counters().read_chars for process in processes)
+    sizes = [sum(sample_bytes(manifest, key) for key in keys) for keys in expected]
+    assert sum(sizes[:8]) < read
+    assert read < sum(sizes) + workers * (index_bytes(manifest) + START_BYTES)
+    assert 40 * min(sizes) > 4 * workers * START_BYTES  # what skipping would read
+
+
+def test_workers_decode_nothing_to_be_skipped(
+    manifest: ShardManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = tmp_path / "decoded"
+    decode = transforms.decode
+
+    def noting(slot: Slot, key: str, *arguments: Any) -> transforms.Sample:
+        with decoded.open("a") as file:
+            file.write(f"{key}\n")
+        return decode(slot, key, *arguments)
+
+    monkeypatch.setattr(reader, "decode", noting)
+    ahead = 2 * PREFETCH_FACTOR
+    expected = flat(train_batches(str(manifest.root), 45 + ahead, 1), "key")[40:]
+    decoded.unlink()
+    loader = module_of(str(manifest.root), workers=2, start_step=40).train_dataloader()
+    delivered = [key for batch in islice(loader, 5) for key in batch["key"]]
+    keys = decoded.read_text().split()
+    assert delivered == [key for batch in expected[:5] for key in batch]
+    assert len(keys) == len(set(keys))
+    assert set(delivered) <= set(keys) <= {key for batch in expected for key in batch}
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned(manifest: ShardManifest) -> None:
+    """Everything that a worker gets is pickled then."""
+    loader = module_of(
+        str(manifest.root), workers=1, mix={str(manifest.root): 1.0}
+    ).train_dataloader()
+    loader.multiprocessing_context = "spawn"
+    keys = [batch["key"] for batch in islice(loader, 3)]
+    mixed = train_batches(str(manifest.root), 3, 1, mix={str(manifest.root): 1.0})
+    assert keys == flat(mixed, "key")
+
+
+def own_bytes(process: psutil.Process) -> int:
+    """Memory that a process does not share with the one it was forked from."""
+    return process.memory_full_info().uss
+
+
+def test_memory_of_a_worker_does_not_grow_with_what_it_has_read(
+    manifest: ShardManifest, tmp_path: Path
+) -> None:
+    """Two epochs of 200 shards, more than are held open at a time."""
+    for number in range(200):
+        for name in (manifest.shards[0].name, manifest.shards[0].name + ".index"):
+            (tmp_path / f"{number:03d}-{name}").hardlink_to(manifest.root / name)
+    first = manifest.shards[0]
+    shards = [replace(first, name=f"{number:03d}-{first.name}") for number in range(200)]
+    (tmp_path / "manifest.json").write_text(replace(manifest, shards=shards).to_json())
+    loader = module_of(str(tmp_path), workers=1, batch_size=40, val=None).train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    assert loader._iterator is not None
+    worker = psutil.Process(loader._iterator._workers[0].pid)
+    used = [own_bytes(worker)]
+    for _ in range(2):
+        deque(islice(batches, 100), maxlen=0)
+        used.append(own_bytes(worker))
+    batch = 40 * SIDE * SIDE * 5
+    assert used[1] - used[0] < PREFETCH_FACTOR * batch + 30e6
+    assert used[2] - used[1] < 3e6
