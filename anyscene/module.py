@@ -18,6 +18,7 @@ from anyscene.errors import ConfigError
 from anyscene.files import sha256_of
 from anyscene.models.base import load_base
 from anyscene.models.injection import build_fim, control_condition, hint_kind
+from anyscene.models.text import micro_condition
 from anyscene.pipeline import AnyScenePipeline
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
@@ -83,25 +84,37 @@ class SceneModule(LightningModule):
         with torch.no_grad():
             draw = normal(seed, slots, Stream.first_stage, self.latent_shape(batch["scene"]))
             latents = self.base.encode(batch["scene"], draw)  # B c h w
-            text = self.base.text(batch["prompt"])  # B n d
+            text = self.base.text(batch["prompt"])
         noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
         steps = (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()  # B
         noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
-        residuals = self.inject(noisy, steps, text, batch["hint"])
-        prediction = self.base.unet(noisy, steps, text, **residuals).sample  # B c h w
+        conditions = text.network_arguments(self.sizes(batch))
+        residuals = self.inject(noisy, steps, conditions, batch["hint"])
+        prediction = self.base.unet(noisy, steps, **conditions, **residuals).sample  # B c h w
         target = self.schedule.target(latents, noise, steps)
         return denoising_loss(
             prediction, target, batch["mask"], steps, self.schedule, self.config.loss
         )
 
-    def inject(self, noisy: Tensor, steps: Tensor, text: Tensor, hint: Tensor) -> dict[str, Any]:
+    def inject(
+        self, noisy: Tensor, steps: Tensor, conditions: dict[str, Any], hint: Tensor
+    ) -> dict[str, Any]:
         """The FIM's residuals by the names of the UNet's arguments; none without a FIM."""
         if self.injection is None:
             return {}
         with torch.no_grad():
             condition = control_condition(self.injection, self.base.vae, hint)
-        down, mid = self.injection(noisy, steps, text, condition, return_dict=False)
+        down, mid = self.injection(
+            noisy, steps, controlnet_cond=condition, return_dict=False, **conditions
+        )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    def sizes(self, batch: DeviceBatch) -> Tensor | None:
+        """SDXL's size and crop condition, B 6."""
+        if not self.base.is_xl:
+            return None
+        size = (batch["mask"].shape[2], batch["mask"].shape[3])
+        return micro_condition(batch["original_size"], batch["crop_top_left"], size)
 
     def latent_shape(self, images: Tensor) -> tuple[int, int, int]:
         """(c, h, w) of the latents of images B 3 H W."""

@@ -38,7 +38,7 @@ def inputs(base: Base, batch: int = 2):
     noisy = torch.randn(batch, 4, 16, 16, generator=generator)
     rgb = torch.rand(batch, 3, 64, 64, generator=generator)
     alpha = F.interpolate(torch.rand(batch, 1, 4, 4, generator=generator), (64, 64)).round()
-    text = base.text(["a red mug on a meadow", "cool light"][:batch])
+    text = base.text(["a red mug on a meadow", "cool light"][:batch]).hidden
     return noisy, torch.tensor([10, 900])[:batch], text, make_hint(rgb, alpha)
 
 
