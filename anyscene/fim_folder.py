@@ -8,7 +8,7 @@ from diffusers import ControlNetModel
 
 from anyscene.compositing.hint import HINT_VERSION
 from anyscene.errors import InputError
-from anyscene.models.base import load_base
+from anyscene.models.loading import load_base
 
 
 def check_hint_version(folder: Path, record: dict[str, Any]) -> None:

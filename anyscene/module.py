@@ -1,5 +1,6 @@
 """The training step, in the order of the method: encode, noise, FIM, UNet, loss."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from anyscene.diffusion.random import Stream, normal, uniform
 from anyscene.diffusion.schedule import Schedule, build_schedule
 from anyscene.errors import ConfigError
 from anyscene.files import sha256_of
-from anyscene.models.base import load_base
 from anyscene.models.injection import build_fim, control_condition, hint_kind
+from anyscene.models.loading import load_base
 from anyscene.models.text import micro_condition
 from anyscene.pipeline import AnyScenePipeline
 
@@ -178,7 +179,7 @@ class SceneModule(LightningModule):
         train = self.config.train
         warm = min(1.0, (step + 1) / max(1, train.warmup_steps))
         done = min(1.0, step / max(1, train.steps))
-        cosine = 0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * done)).item()
+        cosine = 0.5 + 0.5 * math.cos(math.pi * done)
         return warm * (train.final_learning_rate_share * (1 - cosine) + cosine)
 
     def pipeline(self, averaged: bool = True) -> AnyScenePipeline:

@@ -19,8 +19,9 @@ from anyscene.compositing.hint import make_hint
 from anyscene.config import FimConfig
 from anyscene.errors import InputError
 from anyscene.export import export
-from anyscene.models.base import encode_images, load_base
+from anyscene.models.base import decode_latents, encode_images
 from anyscene.models.injection import build_fim
+from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.train import train
 
@@ -104,16 +105,21 @@ def test_an_export_of_each_family_is_complete(family: str, exported: Path) -> No
     assert ("text_encoder_2" in names) == (family == "sdxl")
 
 
-def test_sdxl_in_half_precision_decodes_in_float32(family: str, folder: Path) -> None:
-    """Its first stage overflows in float16 and says so; the others' do not."""
-    base = load_base(str(folder))
+def test_first_stages_that_overflow_in_half_precision_work_in_float32(
+    family: str, folder: Path
+) -> None:
+    """SDXL's says that it does (`force_upcast`)."""
+    base, rounded = load_base(str(folder)), load_base(str(folder))
     base.vae.half()
+    rounded.vae.half().float()
+    upcast = family == "sdxl"
+    base.vae.register_to_config(force_upcast=upcast)
     images = torch.rand(1, 3, 64, 64) * 2 - 1
-    latents = encode_images(base.vae, images)
+    latents, exact = encode_images(base.vae, images), encode_images(rounded.vae, images)
     assert base.vae.dtype == torch.float16
-    exact = load_base(str(folder)).encode(images)
-    error = (latents.float() - exact).abs().max()
-    assert (error < 1e-4) == (family == "sdxl")  # weights were rounded once, by half()
+    assert torch.equal(latents, exact) == upcast
+    decoded, exact = decode_latents(base.vae, exact), decode_latents(rounded.vae, exact)
+    assert torch.equal(decoded, exact) == upcast
 
 
 def test_first_stages_with_means_scale_as_the_stock_pipeline(family: str, folder: Path) -> None:

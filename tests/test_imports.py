@@ -48,6 +48,7 @@ LEVELS = {
     "anyscene.remake": 4,
     "anyscene.image_jobs": 3,
     "anyscene.export": 4,
+    "anyscene.cost": 4,
     "anyscene.report": 4,
     "anyscene.report_plots": 4,
     "anyscene.cluster": 4,

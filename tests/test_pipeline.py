@@ -11,8 +11,9 @@ from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, qu
 from anyscene.compositing.hint import make_hint
 from anyscene.config import Blend, Hint, SampleConfig
 from anyscene.errors import InputError
-from anyscene.models.base import decode_latents, load_base
+from anyscene.models.base import decode_latents
 from anyscene.models.layout_control import LayoutControl, keep_mask
+from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
 

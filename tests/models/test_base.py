@@ -17,11 +17,11 @@ from anyscene.models.base import (
     Base,
     decode_latents,
     encode_images,
-    load_base,
     unet_factor,
     vae_factor,
     weights_sha256,
 )
+from anyscene.models.loading import load_base
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 
