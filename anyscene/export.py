@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 from huggingface_hub import hf_hub_download
 from torch import nn
 
@@ -186,13 +192,23 @@ def _save_weights(module: SceneModule, folder: Path, with_base: bool) -> None:
         assert fim is not None
         fim.save_pretrained(folder / "controlnet")
     else:
-        parts = {**module.base.components(), "safety_checker": None, "feature_extractor": None}
-        kind: Any = StableDiffusionPipeline
-        if fim is not None:
-            kind, parts["controlnet"] = StableDiffusionControlNetPipeline, fim
-        kind(**parts, requires_safety_checker=False).save_pretrained(folder)
+        parts = module.base.components() | ({} if fim is None else {"controlnet": fim})
+        stock_pipeline(parts).save_pretrained(folder)
     for path in folder.glob("*/config.json"):
         _forget_origin(path)
+
+
+def stock_pipeline(parts: dict[str, Any]) -> DiffusionPipeline:
+    """The stock pipeline of a base's parts, of Stable Diffusion or SDXL, with or without a FIM."""
+    kind: Any
+    if "text_encoder_2" in parts:
+        guided, plain = StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+        off = {"add_watermarker": False}
+    else:
+        guided, plain = StableDiffusionControlNetPipeline, StableDiffusionPipeline
+        off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    kind = guided if "controlnet" in parts else plain
+    return kind(**parts, **off)
 
 
 def _forget_origin(path: Path) -> None:

@@ -110,8 +110,8 @@ def load_model(model: str, dtype: str, device: str) -> Model:
             f"model {model} could not be loaded ({reason}); give a complete folder, which for a "
             f"hub id `hf download {model} --local-dir DIR` makes where there is a network"
         ) from None
-    parts = [pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.controlnet]
-    parts = [part for part in parts if part is not None]
+    names = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet")
+    parts = [part for name in names if (part := getattr(pipeline, name)) is not None]
     sha256 = weights_sha256(*parts)
     for part in parts:
         CAST[dtype](part.eval())

@@ -1,5 +1,6 @@
 """The training step, in the order of the method: encode, noise, FIM, UNet, loss."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from anyscene.diffusion.loss import denoising_loss
 from anyscene.diffusion.random import Stream, normal, uniform
 from anyscene.diffusion.schedule import Schedule, build_schedule
 from anyscene.errors import ConfigError
-from anyscene.models.base import encode_moments, load_base, scale_latents
+from anyscene.models.base import encode_moments, scale_latents
 from anyscene.models.injection import build_fim, control_condition, hint_kind
+from anyscene.models.loading import load_base
+from anyscene.models.text import micro_condition
 from anyscene.pipeline import AnyScenePipeline
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
@@ -83,12 +86,13 @@ class SceneModule(LightningModule):
         slots = batch["counter"]
         with torch.no_grad():
             latents = self.scene_latents(batch, seed)  # B c h w
-            text = self.base.text(batch["prompt"])  # B n d
+            text = self.base.text(batch["prompt"])
         noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
         steps = (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()  # B
         noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
-        residuals = self.inject(noisy, steps, text, batch["hint"])
-        prediction = self.base.unet(noisy, steps, text, **residuals).sample  # B c h w
+        conditions = text.network_arguments(self.sizes(batch))
+        residuals = self.inject(noisy, steps, conditions, batch["hint"])
+        prediction = self.base.unet(noisy, steps, **conditions, **residuals).sample  # B c h w
         target = self.schedule.target(latents, noise, steps)
         return denoising_loss(
             prediction, target, batch["mask"], steps, self.schedule, self.config.loss
@@ -103,14 +107,25 @@ class SceneModule(LightningModule):
         draw = normal(seed, batch["counter"], Stream.first_stage, tuple(mean.shape[1:]))
         return scale_latents(self.base.vae, mean + std * draw)
 
-    def inject(self, noisy: Tensor, steps: Tensor, text: Tensor, hint: Tensor) -> dict[str, Any]:
+    def inject(
+        self, noisy: Tensor, steps: Tensor, conditions: dict[str, Any], hint: Tensor
+    ) -> dict[str, Any]:
         """The FIM's residuals by the names of the UNet's arguments; none without a FIM."""
         if self.injection is None:
             return {}
         with torch.no_grad():
             condition = control_condition(self.injection, self.base.vae, hint)
-        down, mid = self.injection(noisy, steps, text, condition, return_dict=False)
+        down, mid = self.injection(
+            noisy, steps, controlnet_cond=condition, return_dict=False, **conditions
+        )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    def sizes(self, batch: AnyDeviceBatch) -> Tensor | None:
+        """SDXL's size and crop condition, B 6."""
+        if not self.base.is_xl:
+            return None
+        size = (batch["mask"].shape[2], batch["mask"].shape[3])
+        return micro_condition(batch["original_size"], batch["crop_top_left"], size)
 
     def validation_step(self, batch: DeviceBatch, batch_idx: int) -> None:  # noqa: ARG002
         """The loss at noise and timesteps that are the same at every validation."""
@@ -167,7 +182,7 @@ class SceneModule(LightningModule):
         train = self.config.train
         warm = min(1.0, (step + 1) / max(1, train.warmup_steps))
         done = min(1.0, step / max(1, train.steps))
-        cosine = 0.5 + 0.5 * torch.cos(torch.tensor(torch.pi * done)).item()
+        cosine = 0.5 + 0.5 * math.cos(math.pi * done)
         return warm * (train.final_learning_rate_share * (1 - cosine) + cosine)
 
     def pipeline(self, averaged: bool = True) -> AnyScenePipeline:

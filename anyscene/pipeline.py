@@ -9,29 +9,36 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anyscene.compositing.blending import blend as blend_pixels
-from anyscene.compositing.hint import HINT_VERSION, make_hint
+from anyscene.compositing.hint import BACKGROUND_GREY, make_hint
 from anyscene.config import Blend
-from anyscene.diffusion.guidance import combine
 from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
+from anyscene.fim_folder import check_hint_version, load_fim_folder
 from anyscene.models.base import (
     Vae,
     decode_latents,
     encode_images,
-    encode_prompts,
-    load_base,
     unet_factor,
     vae_factor,
 )
+from anyscene.models.denoiser import Conditions, Denoiser
 from anyscene.models.injection import control_condition
 from anyscene.models.layout_control import LayoutControl, keep_known_latents, keep_mask
+from anyscene.models.text import TextEncoders
+from anyscene.pipeline_inputs import (
+    check_foreground,
+    image_size,
+    initial_latents,
+    text_condition,
+    uncropped,
+)
 
 
 @dataclass
@@ -42,14 +49,15 @@ class AnySceneOutput(BaseOutput):
     raw_images: list[Image] | Tensor
 
 
-class AnyScenePipeline(DiffusionPipeline):
+class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
     """Guided sampling of a frozen base with a Foreground Injection Module (`controlnet`).
 
     Without a foreground, or without a `controlnet`, it is text-to-image with the base.
+    `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["controlnet"]  # noqa: RUF012 - the name and form are diffusers'
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["controlnet", "text_encoder_2", "tokenizer_2"]  # noqa: RUF012 - the name and form are diffusers'
 
     def __init__(
         self,
@@ -59,6 +67,9 @@ class AnyScenePipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         scheduler: Any,
         controlnet: ControlNetModel | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -68,7 +79,10 @@ class AnyScenePipeline(DiffusionPipeline):
             unet=unet,
             scheduler=scheduler,
             controlnet=controlnet,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
         )
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self.vae_scale_factor = vae_factor(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -82,37 +96,18 @@ class AnyScenePipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         record = read_export_record(folder)
-        if record is not None and record["hint"] and record["hint_version"] != HINT_VERSION:
-            raise InputError(
-                f"{folder} was trained on hints of version {record['hint_version']}, this software "
-                f"makes version {HINT_VERSION}: use the version that exported it, or train again"
-            )
-        if record is not None and not (folder / MODEL_INDEX).is_file():
-            return cls._from_fim_only(folder, record, **options)
-        return super().from_pretrained(pretrained_model_name_or_path, **options)
-
-    @classmethod
-    def _from_fim_only(cls, folder: Path, record: dict[str, Any], **options: Any) -> Any:
-        stated = record["base"]
-        path, first_stage = (
-            str((folder / name).resolve()) if name and (folder / name).is_dir() else name
-            for name in (stated["path"], stated["first_stage"])
-        )
-        base = load_base(path, stated["revision"], first_stage)
-        if base.sha256() != stated["sha256"]:
-            raise InputError(
-                f"{folder} was trained on a base with sha256 {stated['sha256'][:16]}..., "
-                f"but {path} has {base.sha256()[:16]}...: give the base it names"
-            )
-        fim = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
-        pipeline = cls(**base.components(), controlnet=fim)
+        if record is not None:
+            check_hint_version(folder, record)
+        if record is None or (folder / MODEL_INDEX).is_file():
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        pipeline = cls(**load_fim_folder(folder, record))
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         foreground: Tensor | None = None,
         mask: Tensor | None = None,
         negative_prompt: str | list[str] = "",
@@ -121,8 +116,15 @@ class AnyScenePipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
         foreground_guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
         controlnet_conditioning_scale: float = 1.0,
+        control_guidance_start: float = 0.0,
+        control_guidance_end: float = 1.0,
         num_images_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         layout: LayoutControl | None = None,
         blend: Blend | str = Blend.none,
         blend_k: float = 1.0,
@@ -138,63 +140,90 @@ class AnyScenePipeline(DiffusionPipeline):
             foreground: B 3 H W in [0, 1], the elements on a canvas; what is outside `mask` is
                 not looked at. None: text only.
             mask: B 1 H W in [0, 1], soft alpha, 1 is foreground.
-            negative_prompt: what the text guidance moves away from.
+            negative_prompt: what the text guidance moves away from; "" is the base's own
+                convention of an empty prompt.
             height, width: pixels; taken from `foreground` where there is one.
             num_inference_steps: of the base's scheduler.
             guidance_scale: s_text of `diffusion.guidance.combine`; 1 or less: off.
             foreground_guidance_scale: s_fg; other than 1 costs a third pass a step.
+            guidance_rescale: share, in [0, 1], by which the guided prediction gets the spread of
+                the unguided one (Lin et al. 2024, section 3.4).
             controlnet_conditioning_scale: factor of the FIM's residuals.
+            control_guidance_start, control_guidance_end: shares of the steps between which the FIM
+                acts.
             num_images_per_prompt: images for each prompt.
+            prompt_embeds: B n d, in place of `prompt`; `pooled_prompt_embeds`, B p, too for SDXL.
+            negative_prompt_embeds: the same in place of `negative_prompt`.
             layout: layout control; None: off.
             blend, blend_k: see `compositing.blending.blend`.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
-            output_type: `pil` or `pt` (tensors in [0, 1]).
+            output_type: `pil`, `pt` (tensors in [0, 1]) or `latent` (scaled latents, unblended).
             callback_on_step_end: diffusers' callback with `latents`; may return other ones.
 
         Raises:
-            InputError: sizes or counts that do not fit.
+            InputError: sizes, counts or prompts that do not fit.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = self._negatives(negative_prompt, len(prompts))
-        foreground, mask = self._check_foreground(foreground, mask, len(prompts))
-        size = self._size(foreground, height, width)
-        repeat = num_images_per_prompt
-        prompts = [p for p in prompts for _ in range(repeat)]
-        negatives = [n for n in negatives for _ in range(repeat)]
-        if foreground is not None and mask is not None:
-            foreground = foreground.repeat_interleave(repeat, 0)
-            mask = mask.repeat_interleave(repeat, 0)
-
-        condition = self._condition(foreground, mask)
-        conditions = _Conditions(
-            full=encode_prompts(self.tokenizer, self.text_encoder, prompts),
-            empty=encode_prompts(self.tokenizer, self.text_encoder, negatives),
-            control=condition,
-            s_text=guidance_scale,
-            s_foreground=foreground_guidance_scale if condition is not None else 1.0,
-            fim_scale=controlnet_conditioning_scale,
+        full = text_condition(
+            self._encoders(), prompt, (prompt_embeds, pooled_prompt_embeds), "prompt"
         )
+        count = len(full.hidden)
+        empty = text_condition(
+            self._encoders(),
+            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt,
+            (negative_prompt_embeds, negative_pooled_prompt_embeds),
+            "negative_prompt",
+        )
+        if len(empty.hidden) != count:
+            raise InputError(f"{len(empty.hidden)} negative prompts for {count} prompts")
+        own = self._foreground(foreground, mask, count, num_images_per_prompt)
+        size = image_size(
+            None if own is None else own.rgb,
+            height,
+            width,
+            sample_size=self.unet.config.sample_size,
+            vae_factor=self.vae_scale_factor,
+            unet_factor=unet_factor(self.unet),
+        )
+        images = count * num_images_per_prompt
+        control = self._control(own)
+        place = {"device": self._execution_device, "dtype": self.unet.dtype}
+        conditions = Conditions(
+            full=full.repeated(num_images_per_prompt).to(**place),
+            empty=empty.repeated(num_images_per_prompt).to(**place),
+            sizes=None if self.text_encoder_2 is None else uncropped(images, size, place),
+            control=control,
+            s_text=guidance_scale,
+            s_foreground=1.0 if control is None else foreground_guidance_scale,
+            rescale=guidance_rescale,
+            fim_scale=controlnet_conditioning_scale,
+            fim_span=(control_guidance_start, control_guidance_end),
+        )
+        latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
+        shape = (images, self.unet.config.in_channels, *latent_size)
         final = self._sample(
             conditions,
-            self._initial_latents(len(prompts), size, generator, latents),
+            initial_latents(shape, generator, latents, place),
             num_inference_steps,
             generator,
-            self._known(foreground, mask, layout),
+            self._known(own, layout),
             callback_on_step_end,
         )
+        if output_type == "latent":
+            self.maybe_free_model_hooks()
+            return AnySceneOutput(images=final, raw_images=final)
         raw = (decode_latents(self.vae, final).float() / 2 + 0.5).clamp(0, 1)
-        blended = raw
-        if foreground is not None and mask is not None:
-            blended = blend_pixels(raw, foreground, mask, Blend(blend), k=blend_k)
         self.maybe_free_model_hooks()
+        blended = raw
+        if own is not None:
+            blended = blend_pixels(raw, own.rgb, own.alpha, Blend(blend), k=blend_k)
         if output_type == "pt":
             return AnySceneOutput(images=blended, raw_images=raw)
         return AnySceneOutput(images=self._pil(blended), raw_images=self._pil(raw))
 
     def _sample(
         self,
-        conditions: "_Conditions",
+        conditions: Conditions,
         latents: Tensor,
         steps: int,
         generator: Any,
@@ -202,17 +231,20 @@ class AnyScenePipeline(DiffusionPipeline):
         callback: Callable[..., dict] | None,
     ) -> Tensor:
         """Scaled latents B c h w of the finished scenes."""
+        denoiser = Denoiser(self.unet, self.controlnet, conditions)
         self.scheduler.set_timesteps(steps, device=self._execution_device)
+        total = len(self.scheduler.timesteps)
         noise, latents = latents, latents * self.scheduler.init_noise_sigma
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if "generator" in accepted else {}
         progress_bar: Any = self.progress_bar  # its type says that it is a decorator
-        with progress_bar(total=steps) as bar:
+        with progress_bar(total=total) as bar:
             for index, timestep in enumerate(self.scheduler.timesteps):
-                if known is not None and index < known.steps_share * steps:
+                if known is not None and index < known.steps_share * total:
                     latents = self._keep_known(latents, known, noise, timestep)
                 model_input = self.scheduler.scale_model_input(latents, timestep)
-                prediction = self._guided_prediction(model_input, timestep, conditions)
+                fim_scale = conditions.fim_scale_at(index, total)
+                prediction = denoiser(model_input, timestep, fim_scale)
                 latents = self.scheduler.step(
                     prediction, timestep, latents, **options, return_dict=False
                 )[0]
@@ -222,46 +254,23 @@ class AnyScenePipeline(DiffusionPipeline):
                 bar.update()
         return latents
 
-    def _guided_prediction(self, latents: Tensor, timestep: Tensor, c: "_Conditions") -> Tensor:
-        """The UNet's prediction under both guidances, B c h w. Unneeded passes are left out."""
-        if c.s_text <= 1 and c.s_foreground == 1:
-            return self._predict(latents, timestep, [c.full], c.control, c.fim_scale)[0]
-        texts = [c.empty, c.full]
-        foreground, full = self._predict(latents, timestep, texts, c.control, c.fim_scale)
-        base = None
-        if c.s_foreground != 1:
-            base = self._predict(latents, timestep, [c.empty], None, 0.0)[0]
-        return combine(base, foreground, full, c.s_foreground, max(c.s_text, 1.0))
-
-    def _predict(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        texts: list[Tensor],
-        control: Tensor | None,
-        scale: float,
-    ) -> tuple[Tensor, ...]:
-        """One prediction B c h w for each text B n d, in one batch."""
-        n = len(texts)
-        model_input, text = torch.cat([latents] * n), torch.cat(texts)
-        residuals: dict[str, Any] = {}
-        if control is not None:
-            down, mid = self.controlnet(
-                model_input,
-                timestep,
-                encoder_hidden_states=text,
-                controlnet_cond=torch.cat([control] * n),
-                conditioning_scale=scale,
-                return_dict=False,
-            )
-            residuals = {
-                "down_block_additional_residuals": down,
-                "mid_block_additional_residual": mid,
-            }
-        output = self.unet(
-            model_input, timestep, encoder_hidden_states=text, return_dict=False, **residuals
+    def _encoders(self) -> TextEncoders:
+        return TextEncoders(
+            self.tokenizer,
+            self.text_encoder,
+            self.tokenizer_2,
+            self.text_encoder_2,
+            self.config["force_zeros_for_empty_prompt"],
         )
-        return output[0].chunk(n)
+
+    def _foreground(
+        self, rgb: Tensor | None, alpha: Tensor | None, count: int, repeat: int
+    ) -> "_Foreground | None":
+        checked = check_foreground(rgb, alpha, count)
+        if checked is None:
+            return None
+        device = self._execution_device
+        return _Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
 
     def _keep_known(
         self, latents: Tensor, known: "_Known", noise: Tensor, timestep: Tensor
@@ -269,86 +278,20 @@ class AnyScenePipeline(DiffusionPipeline):
         noised = self.scheduler.add_noise(known.latents, noise, timestep.reshape(1))
         return keep_known_latents(latents, noised, known.keep)
 
-    def _known(
-        self, foreground: Tensor | None, mask: Tensor | None, layout: LayoutControl | None
-    ) -> "_Known | None":
-        if layout is None or layout.known_latent == 0 or foreground is None or mask is None:
+    def _known(self, own: "_Foreground | None", layout: LayoutControl | None) -> "_Known | None":
+        if layout is None or layout.known_latent == 0 or own is None:
             return None
-        pasted = foreground * mask + 0.5 * (1 - mask)
+        pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
         latents = encode_images(self.vae, pasted * 2 - 1)
-        keep = keep_mask(mask, (latents.shape[2], latents.shape[3]))
+        keep = keep_mask(own.alpha, (latents.shape[2], latents.shape[3]))
         return _Known(latents, keep, layout.known_latent)
 
-    def _condition(self, foreground: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        if self.controlnet is None or foreground is None or mask is None:
+    def _control(self, own: "_Foreground | None") -> Tensor | None:
+        """What the FIM takes; None without one, or without a foreground."""
+        if self.controlnet is None or own is None:
             return None
-        hint = make_hint(foreground, mask).to(self.controlnet.dtype)
+        hint = make_hint(own.rgb, own.alpha).to(self.controlnet.dtype)
         return control_condition(self.controlnet, self.vae, hint)
-
-    def _check_foreground(
-        self, foreground: Tensor | None, mask: Tensor | None, count: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if (foreground is None) != (mask is None):
-            raise InputError("foreground and mask belong together: give both or neither")
-        if foreground is None or mask is None:
-            return None, None
-        if foreground.ndim != 4 or foreground.shape[1] != 3 or len(foreground) != count:
-            raise InputError(
-                f"foreground has shape {tuple(foreground.shape)}; expected ({count}, 3, H, W), "
-                "one for each prompt, in [0, 1]"
-            )
-        if mask.shape != (count, 1, *foreground.shape[2:]):
-            raise InputError(
-                f"mask has shape {tuple(mask.shape)}; "
-                f"expected {(count, 1, *foreground.shape[2:])}, as the foreground"
-            )
-        device = self._execution_device  # and float32: blending gives these very pixels back
-        return foreground.to(device, torch.float32), mask.to(device, torch.float32)
-
-    def _size(
-        self, foreground: Tensor | None, height: int | None, width: int | None
-    ) -> tuple[int, int]:
-        if foreground is not None:
-            own = (foreground.shape[2], foreground.shape[3])
-            if (height or own[0], width or own[1]) != own:
-                raise InputError(
-                    f"height={height} and width={width} differ from the foreground's {own}; "
-                    "leave them out or resize the foreground"
-                )
-            height, width = own
-        default = self.unet.config.sample_size * self.vae_scale_factor
-        size = (height or default, width or default)
-        multiple = self.vae_scale_factor * unet_factor(self.unet)
-        if size[0] % multiple or size[1] % multiple:
-            fit = [max(multiple, round(side / multiple) * multiple) for side in size]
-            raise InputError(
-                f"size {size[0]}x{size[1]} must be multiples of {multiple} "
-                f"(VAE factor {self.vae_scale_factor} x UNet factor {unet_factor(self.unet)}); "
-                f"use {fit[0]}x{fit[1]}"
-            )
-        return size
-
-    def _initial_latents(
-        self, count: int, size: tuple[int, int], generator: Any, latents: Tensor | None
-    ) -> Tensor:
-        if latents is not None:
-            return latents.to(self._execution_device, self.unet.dtype)
-        if isinstance(generator, list) and len(generator) != count:
-            raise InputError(f"{len(generator)} generators for {count} images; give one an image")
-        shape = (
-            count,
-            self.unet.config.in_channels,
-            size[0] // self.vae_scale_factor,
-            size[1] // self.vae_scale_factor,
-        )
-        device = self._execution_device
-        return randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
-
-    def _negatives(self, negative: str | list[str], count: int) -> list[str]:
-        negatives = [negative] * count if isinstance(negative, str) else list(negative)
-        if len(negatives) != count:
-            raise InputError(f"{len(negatives)} negative prompts for {count} prompts")
-        return negatives
 
     def _pil(self, images: Tensor) -> list[Image]:
         flags = [False] * len(images)
@@ -357,15 +300,11 @@ class AnyScenePipeline(DiffusionPipeline):
 
 
 @dataclass(frozen=True)
-class _Conditions:
-    """What guides the sampling: texts B n d, the FIM's input, and the scales."""
+class _Foreground:
+    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
 
-    full: Tensor
-    empty: Tensor
-    control: Tensor | None
-    s_text: float
-    s_foreground: float
-    fim_scale: float
+    rgb: Tensor
+    alpha: Tensor
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from anyscene.data.sources import open_shards, read_manifest, shard_cache
 from anyscene.data.stream import Slot
 from anyscene.data.transforms import Sample
 from anyscene.errors import DamageError, InputError
-from anyscene.models.base import Base, load_base, vae_factor
+from anyscene.models.base import Base, vae_factor
+from anyscene.models.loading import load_base
 from data_prep.cache_sample import Members, cached_members, encode_scenes
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import (

@@ -113,7 +113,7 @@ def test_half_rounds_all_but_the_text_encoder(tiny_run: Path, tiny_export: Path,
 
 
 def loaded_base_sha256(folder: Path) -> str:
-    from anyscene.models.base import load_base
+    from anyscene.models.loading import load_base
 
     return load_base(str(folder)).sha256()
 

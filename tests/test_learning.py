@@ -12,7 +12,7 @@ from tiny import tiny_demo
 from anyscene.callbacks.ema import MovingAverage
 from anyscene.cli import main
 from anyscene.compositing.hint import make_hint
-from anyscene.models.base import encode_prompts
+from anyscene.models.text import TextEncoders
 from anyscene.module import SceneModule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,11 +62,10 @@ def has_learnt(figures: Figures) -> bool:
 
 
 def silent_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode(tokenizer: Any, text_encoder: Any, prompts: list[str]) -> torch.Tensor:
-        return encode_prompts(tokenizer, text_encoder, [""] * len(prompts))
-
-    monkeypatch.setattr("anyscene.pipeline.encode_prompts", encode)
-    monkeypatch.setattr("anyscene.models.base.encode_prompts", encode)
+    encode = TextEncoders.encode
+    monkeypatch.setattr(
+        TextEncoders, "encode", lambda self, prompts: encode(self, [""] * len(prompts))
+    )
 
 
 def hints_without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +79,7 @@ def hints_without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyscene.pipeline.AnyScenePipeline._condition", lambda *_: None)
+    monkeypatch.setattr("anyscene.pipeline.AnyScenePipeline._control", lambda *_: None)
 
 
 def average_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:

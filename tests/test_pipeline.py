@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, quiet
 
+from anyscene.compositing.hint import make_hint
 from anyscene.config import Blend, Hint, SampleConfig
 from anyscene.errors import InputError
-from anyscene.models.base import load_base
+from anyscene.models.base import decode_latents
 from anyscene.models.layout_control import LayoutControl, keep_mask
+from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
 
@@ -170,6 +172,71 @@ def test_blending_gives_the_foreground_back(pipeline):
     torch.testing.assert_close(output.images[outer], output.raw_images[outer])
 
 
+def test_embeddings_in_the_place_of_prompts(pipeline, base):
+    rgb, mask = foregrounds()
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    negative = ["cool light", ""]
+    expected = pipeline(
+        PROMPTS, rgb, mask, negative_prompt=negative, generator=generators(), **options
+    ).images
+    images = pipeline(
+        foreground=rgb,
+        mask=mask,
+        prompt_embeds=base.text(PROMPTS).hidden,
+        negative_prompt_embeds=base.text(negative).hidden,
+        generator=generators(),
+        **options,
+    ).images
+    assert torch.equal(images, expected)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.5, 1.0), (0.25, 0.75)])
+def test_the_fim_acts_in_its_span_as_in_the_stock_pipeline(start, end, pipeline, base):
+    """Outside the span the residuals are zero: the stock pipeline's control guidance."""
+    rgb, mask = foregrounds()
+    options = {
+        "num_inference_steps": 4,
+        "control_guidance_start": start,
+        "control_guidance_end": end,
+        "output_type": "pt",
+    }
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    theirs = quiet(
+        diffusers.StableDiffusionControlNetPipeline(
+            **base.components(), controlnet=pipeline.controlnet, **none
+        )
+    )
+    hint = make_hint(rgb, mask)
+    expected = theirs(PROMPTS, hint, generator=generators(), **options).images
+    images = pipeline(PROMPTS, rgb, mask, generator=generators(), **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    always = options | {"control_guidance_start": 0.0, "control_guidance_end": 1.0}
+    other = pipeline(PROMPTS, rgb, mask, generator=generators(), **always).images
+    assert (images - other).abs().max() > 1e-3
+
+
+def test_rescaled_guidance_is_the_stock_one(base):
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    theirs = quiet(diffusers.StableDiffusionPipeline(**base.components(), **none))
+    ours = quiet(AnyScenePipeline(**base.components()))
+    options = {"num_inference_steps": 3, "guidance_scale": 6.0, "output_type": "pt"}
+    expected = theirs(PROMPTS, generator=generators(), guidance_rescale=0.7, **options).images
+    images = ours(PROMPTS, generator=generators(), guidance_rescale=0.7, **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    assert (ours(PROMPTS, generator=generators(), **options).images - images).abs().max() > 1e-3
+
+
+def test_latents_are_what_the_images_are_decoded_from(pipeline, base):
+    rgb, mask = foregrounds()
+    options = {"num_inference_steps": 2}
+    pair = [
+        pipeline(PROMPTS, rgb, mask, generator=generators(), output_type=kind, **options).images
+        for kind in ("latent", "pt")
+    ]
+    decoded = (decode_latents(base.vae, pair[0]) / 2 + 0.5).clamp(0, 1)
+    assert torch.equal(decoded, pair[1])
+
+
 def test_arguments_of_a_configuration():
     config = SampleConfig(steps=3, guidance_scale=2.0, foreground_guidance_scale=1.5, blend_k=0.5)
     options = sample_options(config)
@@ -192,13 +259,19 @@ def test_arguments_of_a_configuration():
         ),
         ({"generator": generators(3)}, "3 generators for 2 images; give one an image"),
         ({"negative_prompt": ["", "", ""]}, "3 negative prompts for 2 prompts"),
+        ({"prompt": None}, "give prompt or prompt_embeds"),
+        (
+            {"prompt_embeds": torch.zeros(2, 32, 16), "pooled_prompt_embeds": torch.zeros(2, 8)},
+            "prompt_embeds of this base has no use for pooled embeddings beside it",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, line, pipeline):
     rgb, mask = foregrounds()
-    arguments = {"foreground": rgb, "mask": mask, "generator": generators()} | change
+    own = {"prompt": PROMPTS, "foreground": rgb, "mask": mask, "generator": generators()}
+    arguments = own | change
     with pytest.raises(InputError) as caught:
-        pipeline(PROMPTS, num_inference_steps=1, **arguments)
+        pipeline(num_inference_steps=1, **arguments)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, quiet
 
 from anyscene.compositing.hint import make_hint
-from anyscene.models.base import load_base
+from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
 
 SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")

@@ -8,6 +8,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train as a config file says, or go on training")
     train.add_argument("config", type=Path)
     train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.add_argument("--dry-run", action="store_true", help="only count operations and memory")
     train.set_defaults(command=_train)
 
 
@@ -43,6 +44,12 @@ def _train(options: argparse.Namespace) -> int:
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()
+    if options.dry_run:
+        from anyscene.cost import count_step, plan_lines
+
+        cost = count_step(config)
+        print("\n".join([*cost.lines(), *plan_lines(config, cost)]))
+        return 0
     from anyscene.train import is_first_process, train
 
     run = train(config)

@@ -1,40 +1,18 @@
-"""The pretrained latent diffusion model: loading, text, first stage. All of it stays frozen."""
+"""The pretrained latent diffusion model: its parts, and what its first stage does."""
 
 import hashlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from anyscene.errors import InputError
+from anyscene.models.text import TextCondition, TextEncoders
 
 Vae = AutoencoderKL | AutoencoderTiny
-
-FAMILY = {
-    "unet": ["UNet2DConditionModel"],
-    "vae": ["AutoencoderKL", "AutoencoderTiny"],
-    "text_encoder": ["CLIPTextModel"],
-    "tokenizer": ["CLIPTokenizer", "CLIPTokenizerFast"],
-}
-"""The classes of a base's parts."""
-
-
-def encode_prompts(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]
-) -> Tensor:
-    """Last hidden states of the prompts, B n d; the tokenizer cuts long ones and keeps EOS."""
-    tokens = tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    return text_encoder(tokens.input_ids.to(text_encoder.device))[0]
 
 
 def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +20,8 @@ def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
 
     As the first stage gives them: not scaled. The deviation of an `AutoencoderTiny` is 0.
     """
-    encoded: Any = vae.encode(images.to(vae.dtype))
+    with _without_overflow(vae):
+        encoded: Any = vae.encode(images.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return encoded.latents, torch.zeros_like(encoded.latents)
     return encoded.latent_dist.mean, encoded.latent_dist.std
@@ -50,9 +29,8 @@ def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def scale_latents(vae: Vae, latents: Tensor) -> Tensor:
     """Latents as the UNet takes them, from latents as the first stage gives them."""
-    config: Any = vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    return (latents - shift) * config.scaling_factor
+    scale, shift = _scale_and_shift(vae, latents)
+    return (latents - shift) * scale
 
 
 def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -63,10 +41,36 @@ def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tens
 
 def decode_latents(vae: Vae, latents: Tensor) -> Tensor:
     """Images B 3 H W, about [-1, 1], of scaled latents B c h w."""
-    config: Any = vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    decoded: Any = vae.decode(latents.to(vae.dtype) / config.scaling_factor + shift)
+    scale, shift = _scale_and_shift(vae, latents)
+    with _without_overflow(vae):
+        decode: Any = vae.decode  # its type says FloatTensor
+        decoded = decode((latents / scale + shift).to(vae.dtype))
     return decoded.sample
+
+
+def _scale_and_shift(vae: Vae, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Scaled latents are (latents - shift) * scale; both are the first stage's own."""
+    config: Any = vae.config
+    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
+        return config.scaling_factor / std, mean
+    return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
+
+
+@contextmanager
+def _without_overflow(vae: Vae) -> Iterator[None]:
+    """In float32 while it is open, for a first stage in float16 that says that it overflows there
+    (`force_upcast`)."""
+    config: Any = vae.config
+    upcast = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
+    if upcast:
+        vae.float()
+    try:
+        yield
+    finally:
+        if upcast:
+            vae.half()
 
 
 def vae_factor(vae: Vae) -> int:
@@ -92,7 +96,11 @@ def weights_sha256(*modules: nn.Module) -> str:
 
 
 class Base(nn.Module):
-    """UNet, first stage and text encoder of a Stable-Diffusion-type folder, with its scheduler."""
+    """UNet, first stage and text encoders of a diffusers folder, with its scheduler.
+
+    `text_encoder_2` and `tokenizer_2` are SDXL's; `zeros_for_empty` says that its empty prompt is
+    zeros.
+    """
 
     def __init__(
         self,
@@ -101,6 +109,9 @@ class Base(nn.Module):
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         scheduler: Any,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        zeros_for_empty: bool = False,
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -108,22 +119,41 @@ class Base(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.scheduler = scheduler
+        self.text_encoder_2 = text_encoder_2
+        self.tokenizer_2 = tokenizer_2
+        self.zeros_for_empty = zeros_for_empty
         self.requires_grad_(False)
         self.eval()
 
+    @property
+    def is_xl(self) -> bool:
+        """Whether it is of the SDXL type, with a second text encoder and size conditioning."""
+        return self.text_encoder_2 is not None
+
     def components(self) -> dict[str, Any]:
         """The parts by the names of diffusers' pipelines."""
-        return {
+        parts = {
             "unet": self.unet,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
             "tokenizer": self.tokenizer,
             "scheduler": self.scheduler,
         }
+        if self.is_xl:
+            parts["text_encoder_2"] = self.text_encoder_2
+            parts["tokenizer_2"] = self.tokenizer_2
+            parts["force_zeros_for_empty_prompt"] = self.zeros_for_empty
+        return parts
 
-    def text(self, prompts: list[str]) -> Tensor:
-        """See `encode_prompts`."""
-        return encode_prompts(self.tokenizer, self.text_encoder, prompts)
+    def text(self, prompts: list[str]) -> TextCondition:
+        """See `TextEncoders.encode`."""
+        return TextEncoders(
+            self.tokenizer,
+            self.text_encoder,
+            self.tokenizer_2,
+            self.text_encoder_2,
+            self.zeros_for_empty,
+        ).encode(prompts)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `encode_images`."""
@@ -131,131 +161,13 @@ class Base(nn.Module):
 
     def sha256(self) -> str:
         """Hash of the frozen weights."""
-        return weights_sha256(self.unet, self.vae, self.text_encoder)
+        second = [] if self.text_encoder_2 is None else [self.text_encoder_2]
+        return weights_sha256(self.unet, self.vae, self.text_encoder, *second)
+
+    def native_size(self) -> int:
+        """Pixels a side that the base was made for."""
+        return self.unet.config["sample_size"] * vae_factor(self.vae)
 
     def pixel_multiple(self) -> int:
         """Sides of images must be multiples of this many pixels."""
         return vae_factor(self.vae) * unet_factor(self.unet)
-
-
-def load_base(path: str, revision: str | None = None, first_stage: str | None = None) -> Base:
-    """The base in float32 from a folder or hub id.
-
-    Raises:
-        InputError: not found, unreachable, incomplete, of another family, or parts that don't fit.
-    """
-    index = check_family(path, revision)
-    options = {} if revision is None else {"revision": revision}
-    if first_stage is None:
-        vae_class = getattr(diffusers, index["vae"][1])
-        vae = _load_weights(vae_class, path, "base.path", subfolder="vae", **options)
-    else:
-        vae = _load_weights(AutoencoderTiny, first_stage, "base.first_stage")
-    base = Base(
-        unet=_load_weights(UNet2DConditionModel, path, "base.path", subfolder="unet", **options),
-        vae=vae,
-        text_encoder=_load_weights(
-            CLIPTextModel, path, "base.path", subfolder="text_encoder", **options
-        ),
-        tokenizer=_load(CLIPTokenizer, path, "base.path", subfolder="tokenizer", **options),
-        scheduler=_load(
-            getattr(diffusers, index["scheduler"][1]),
-            path,
-            "base.path",
-            subfolder="scheduler",
-            **options,
-        ),
-    )
-    _check_fit(path, base)
-    return base
-
-
-def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
-    """The `model_index.json` of a folder or hub id: class by part.
-
-    Raises:
-        InputError: not found, or not of the Stable Diffusion type.
-    """
-    if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
-        raise InputError(
-            f"base.path={path!r} has no model_index.json: give the folder that "
-            "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
-        )
-    try:
-        index: Any = DiffusionPipeline.load_config(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _not_found(path, "base.path", error) from None
-    if "text_encoder_2" in index or any(
-        index.get(part, [None, None])[1] not in classes for part, classes in FAMILY.items()
-    ):
-        raise InputError(
-            f"base.path={path!r} is a {index.get('_class_name')}: this version trains on "
-            "Stable Diffusion 1.x and 2.x type folders (one CLIP text encoder, UNet, VAE)"
-        )
-    return dict(index)
-
-
-def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise _not_found(path, key, error, options.get("subfolder")) from None
-
-
-def _load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
-    """A model in float32, from safetensors alone, with every weight that it needs."""
-    model, report = _load(
-        kind,
-        path,
-        key,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:  # the libraries fill them with random numbers
-        raise InputError(
-            f"{key}={path!r}: its {options.get('subfolder', 'file')} lacks {len(missing)} weights "
-            f"of {kind.__name__}, such as {missing[0]}; it is incomplete or of another model"
-        )
-    return model
-
-
-def _not_found(path: str, key: str, error: Exception, part: str | None = None) -> InputError:
-    reason = " ".join(str(error).split())[:300]
-    if Path(path).is_dir():
-        of = "" if part is None else f", its {part} cannot be loaded"
-        return InputError(f"{key}={path!r} is not a complete diffusers folder{of}: {reason}")
-    return InputError(
-        f"{key}={path!r} is no folder here, and as a hub id it could not be fetched ({reason}); "
-        f"run `hf download {path} --local-dir DIR` where there is a network and set {key}=DIR"
-    )
-
-
-def _check_fit(path: str, base: Base) -> None:
-    tokens, text = base.tokenizer, base.text_encoder.config
-    if (
-        tokens.model_max_length > text.max_position_embeddings
-        or max(tokens.get_vocab().values()) >= text.vocab_size
-        or len(tokens) < text.vocab_size // 2
-    ):
-        raise InputError(
-            f"base.path={path!r}: its tokenizer has {len(tokens)} tokens and prompts of "
-            f"{tokens.model_max_length}, its text encoder takes {text.vocab_size} and "
-            f"{text.max_position_embeddings}; the tokenizer is missing or of another model"
-        )
-    unet: Any = base.unet.config
-    first_stage: Any = base.vae.config
-    width = text.hidden_size
-    if unet.cross_attention_dim != width:
-        raise InputError(
-            f"base.path={path!r}: its text encoder gives {width} channels but its UNet expects "
-            f"{unet.cross_attention_dim}; the parts are of different models"
-        )
-    channels = first_stage.latent_channels
-    if unet.in_channels != channels:
-        raise InputError(
-            f"base.path={path!r}: the first stage has {channels} latent channels but the UNet "
-            f"takes {unet.in_channels} (inpainting UNets, with 9, are not a base)"
-        )

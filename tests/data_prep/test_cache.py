@@ -19,7 +19,7 @@ from anyscene.data.reader import ShardReader
 from anyscene.data.sample import ShardManifest
 from anyscene.data.stream import Slot
 from anyscene.errors import InputError
-from anyscene.models.base import load_base
+from anyscene.models.loading import load_base
 from data_prep import cache
 from data_prep.cache import Settings, prepare_cache
 from data_prep.parts import Part

@@ -1,15 +1,12 @@
 """Resizing: the scene against Pillow's LANCZOS, masks against exact areas, both in one place."""
 
-import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.boxes import Box
-from data_prep.framing import Coverage, Framing, number_elements, soften
+from data_prep.framing import Framing
 from data_prep.images import decode_image
 
 COCO_MINI = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "coco_mini"

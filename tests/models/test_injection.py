@@ -11,7 +11,7 @@ from tiny import tiny_base
 from anyscene.compositing.hint import HINT_CHANNELS, make_hint
 from anyscene.config import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
-from anyscene.models.base import Base, load_base, weights_sha256
+from anyscene.models.base import Base, weights_sha256
 from anyscene.models.injection import (
     build_fim,
     control_condition,
@@ -19,6 +19,7 @@ from anyscene.models.injection import (
     fit_embedder,
     hint_kind,
 )
+from anyscene.models.loading import load_base
 
 CONFIGS = {
     "pixel": FimConfig(embedder_channels=[8, 8, 16]),
@@ -38,7 +39,7 @@ def inputs(base: Base, batch: int = 2):
     noisy = torch.randn(batch, 4, 16, 16, generator=generator)
     rgb = torch.rand(batch, 3, 64, 64, generator=generator)
     alpha = F.interpolate(torch.rand(batch, 1, 4, 4, generator=generator), (64, 64)).round()
-    text = base.text(["a red mug on a meadow", "cool light"][:batch])
+    text = base.text(["a red mug on a meadow", "cool light"][:batch]).hidden
     return noisy, torch.tensor([10, 900])[:batch], text, make_hint(rgb, alpha)
 
 

@@ -1,0 +1,225 @@
+"""What a training step costs, counted without weights, data or a GPU.
+
+The step's networks are run on fake tensors, which have shapes and no values. Operations are counted
+as `torch.utils.flop_counter` has them; memory as the bytes of all storages that live at one time,
+which is what an allocator is asked for, without its fragments and CUDA's context (about 1 GB).
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+from lightning.fabric.utilities.throughput import get_available_flops
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from anyscene.compositing.hint import HINT_CHANNELS
+from anyscene.config import Config, Injection, Precision, Trainable
+from anyscene.models.base import Base
+from anyscene.models.injection import build_fim, control_condition
+from anyscene.models.loading import fake_base
+from anyscene.models.text import micro_condition
+
+GIB = 2**30
+H100_FLOP_PER_SECOND = 989e12
+"""Of dense bf16 matrix products, from NVIDIA's data sheet."""
+GOOD_UTILISATION = 0.3
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One optimizer step of one process: operations, and bytes."""
+
+    micro_batch: int
+    size: tuple[int, int]  # height and width of the images in pixels
+    flop_per_image: float  # of UNet and FIM, forward and backward
+    frozen: int
+    trained: int
+    gradients: int
+    optimizer: int
+    average: int
+    peak: int  # all of these and the activations, at the worst moment of the step
+
+    def lines(self) -> list[str]:
+        """The cost in words."""
+        height, width = self.size
+        memory = ("frozen", "trained", "gradients", "optimizer", "average", "peak")
+        return [
+            f"{self.flop_per_image / 1e12:.2f} TFLOP an image of {height}x{width} (UNet and FIM)",
+            f"GiB of memory a process at a micro-batch of {self.micro_batch}:",
+            "  " + ", ".join(f"{name} {getattr(self, name) / GIB:.1f}" for name in memory),
+        ]
+
+
+def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
+    """The cost of a step of the run that `config` describes, at images of `size` pixels.
+
+    By default the base's own size. Reads the base's configurations, not its weights.
+    Raises as `load_base` and `build_fim`.
+    """
+    named, train = config.base, config.train
+    samples = config.data.batch_size // (train.devices * train.nodes * train.accumulate)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = fake_base(named.path, named.revision, named.first_stage)
+        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        side = base.native_size()
+        step = Step(base, fim, config, size or (side, side), max(1, samples))
+        memory = LiveBytes()
+        frozen, trained = memory.add_all(step.frozen), memory.add_all([step.trained])
+        with memory:
+            step.run()  # gradients and the optimizer's state come into being
+            settled = memory.now
+            memory.peak = 0
+            step.run()
+        flop = step.flop()
+    average = trained if train.ema_decay > 0 else 0
+    return StepCost(
+        micro_batch=step.samples,
+        size=step.size,
+        flop_per_image=flop / step.samples,
+        frozen=frozen,
+        trained=trained,
+        gradients=trained,
+        optimizer=settled - frozen - 2 * trained,
+        average=average,
+        peak=memory.peak + average,
+    )
+
+
+def plan_lines(config: Config, cost: StepCost) -> list[str]:
+    """How long the run takes where 30 % of the devices' peak rate is reached, a good figure."""
+    train = config.train
+    devices = train.devices * train.nodes
+    rate, name = H100_FLOP_PER_SECOND, "an H100"
+    if torch.cuda.is_available():
+        found = get_available_flops(torch.device("cuda"), torch.bfloat16)
+        rate, name = (found, "this device") if found else (rate, name)
+    flop = cost.flop_per_image * train.steps * config.data.batch_size
+    hours = flop / (GOOD_UTILISATION * rate * devices) / 3600
+    return [
+        f"{train.steps} steps of {config.data.batch_size} images on {devices} devices: "
+        f"{hours:.1f} hours at 30 % of {name}'s {rate / 1e12:.0f} TFLOP/s (bf16), "
+        "without the first stage, text and validation"
+    ]
+
+
+class Step:
+    """The networks of a training step, in the step's order, on a batch without values."""
+
+    def __init__(
+        self,
+        base: Base,
+        fim: ControlNetModel | None,
+        config: Config,
+        size: tuple[int, int],
+        samples: int,
+    ) -> None:
+        self.base, self.fim, self.size, self.samples = base, fim, size, samples
+        self.half = config.train.precision is Precision.bf16
+        self.trained: nn.Module = base.unet
+        if config.train.trainable is Trainable.fim and fim is not None:
+            self.trained = fim
+        self.trained.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.trained.parameters(), fused=True)
+        self.networks = [network for network in (base.unet, fim) if network is not None]
+        for network in self.networks:
+            network.train()
+            if config.train.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """Everything without gradients."""
+        parts = [*self.base.children(), self.fim]
+        return [part for part in parts if part is not None and part is not self.trained]
+
+    def run(self) -> None:
+        """One step in Lightning's order: a step's gradients live until the next backward pass."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            with torch.no_grad():
+                latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
+                text = self.text()
+            loss = self.predict(latents, text).float().square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def text(self) -> dict[str, Any]:
+        """The text side of the networks' arguments."""
+        pair = torch.empty(self.samples, 2, dtype=torch.int64)
+        sizes = micro_condition(pair, pair, self.size)
+        return self.base.text(["a prompt"] * self.samples).network_arguments(sizes)
+
+    def predict(self, noisy: Tensor, text: dict[str, Any]) -> Tensor:
+        """The prediction of UNet and FIM for latents B c h w."""
+        steps = torch.zeros(self.samples, dtype=torch.int64)
+        residuals: dict[str, Any] = {}
+        if self.fim is not None:
+            hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
+            with torch.no_grad():
+                condition = control_condition(self.fim, self.base.vae, hint)
+            down, mid = self.fim(noisy, steps, controlnet_cond=condition, return_dict=False, **text)
+            residuals["down_block_additional_residuals"] = down
+            residuals["mid_block_additional_residual"] = mid
+        return self.base.unet(noisy, steps, **text, **residuals).sample
+
+    def flop(self) -> int:
+        """Operations of UNet and FIM, forward and backward, without recomputation.
+
+        Attention is counted as the matrix products that it is, whatever kernel runs it.
+        """
+        for network in self.networks:
+            network.disable_gradient_checkpointing()
+        latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
+        text = self.text()
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.predict(latents, text).sum().backward()
+        return counter.get_total_flops()
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that live while it is open, now and at their most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages: dict[int, weakref.ref] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.storages:
+            return
+
+        def freed(_: Any) -> None:
+            self.now -= size
+            del self.storages[key]
+
+        self.storages[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def add_all(self, modules: list[nn.Module]) -> int:
+        """Count the weights of modules; returns their bytes."""
+        before = self.now
+        for module in modules:
+            for value in [*module.parameters(), *module.buffers()]:
+                self.add(value)
+        return self.now - before
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self.add(value)
+        return result

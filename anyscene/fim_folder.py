@@ -1,0 +1,40 @@
+"""An export of the FIM alone (`export --no-base`): the base that it names, and the FIM on it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+
+from anyscene.compositing.hint import HINT_VERSION
+from anyscene.errors import InputError
+from anyscene.models.loading import load_base
+
+
+def check_hint_version(folder: Path, record: dict[str, Any]) -> None:
+    """Raises `InputError` where an export's FIM was trained on another version of the hint."""
+    if record["hint"] and record["hint_version"] != HINT_VERSION:
+        raise InputError(
+            f"{folder} was trained on hints of version {record['hint_version']}, this software "
+            f"makes version {HINT_VERSION}: use the version that exported it, or train again"
+        )
+
+
+def load_fim_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a pipeline, in float32, of an export that holds the FIM only.
+
+    Raises `InputError` where the base that its record names is missing or has other weights.
+    """
+    stated = record["base"]
+    path, first_stage = (
+        str((folder / name).resolve()) if name and (folder / name).is_dir() else name
+        for name in (stated["path"], stated["first_stage"])
+    )
+    base = load_base(path, stated["revision"], first_stage)
+    if base.sha256() != stated["sha256"]:
+        raise InputError(
+            f"{folder} was trained on a base with sha256 {stated['sha256'][:16]}..., "
+            f"but {path} has {base.sha256()[:16]}...: give the base it names"
+        )
+    fim = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
+    return base.components() | {"controlnet": fim}

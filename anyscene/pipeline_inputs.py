@@ -1,0 +1,108 @@
+"""What a caller of the pipeline gives, checked and in the form that sampling takes."""
+
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from anyscene.errors import InputError
+from anyscene.models.text import TextCondition, TextEncoders, micro_condition
+
+
+def text_condition(
+    encoders: TextEncoders,
+    prompts: str | list[str] | None,
+    embeds: tuple[Tensor | None, Tensor | None],
+    name: str,
+) -> TextCondition:
+    """The condition of prompts, or of the embeddings (hidden, pooled) in their place.
+
+    Raises `InputError`, with `name` as the argument, where neither is given or a part is missing.
+    """
+    hidden, pooled = embeds
+    if hidden is None:
+        if prompts is None:
+            raise InputError(f"give {name} or {name}_embeds")
+        return encoders.encode([prompts] if isinstance(prompts, str) else list(prompts))
+    if (pooled is None) != (encoders.text_encoder_2 is None):
+        needed = "needs" if pooled is None else "has no use for"
+        raise InputError(f"{name}_embeds of this base {needed} pooled embeddings beside it")
+    return TextCondition(hidden, pooled)
+
+
+def check_foreground(
+    foreground: Tensor | None, mask: Tensor | None, count: int
+) -> tuple[Tensor, Tensor] | None:
+    """Foreground B 3 H W and mask B 1 H W in float32; None for text only.
+
+    Raises `InputError` where they do not fit each other or `count` prompts.
+    """
+    if (foreground is None) != (mask is None):
+        raise InputError("foreground and mask belong together: give both or neither")
+    if foreground is None or mask is None:
+        return None
+    if foreground.ndim != 4 or foreground.shape[1] != 3 or len(foreground) != count:
+        raise InputError(
+            f"foreground has shape {tuple(foreground.shape)}; expected ({count}, 3, H, W), "
+            "one for each prompt, in [0, 1]"
+        )
+    if mask.shape != (count, 1, *foreground.shape[2:]):
+        raise InputError(
+            f"mask has shape {tuple(mask.shape)}; "
+            f"expected {(count, 1, *foreground.shape[2:])}, as the foreground"
+        )
+    return foreground.float(), mask.float()  # blending gives these very pixels back
+
+
+def image_size(
+    foreground: Tensor | None,
+    height: int | None,
+    width: int | None,
+    *,
+    sample_size: int,
+    vae_factor: int,
+    unet_factor: int,
+) -> tuple[int, int]:
+    """Height and width of the images in pixels; by default the base's own `sample_size` latents.
+
+    Raises `InputError` where they differ from the foreground's or are no multiples of both factors.
+    """
+    if foreground is not None:
+        own = (foreground.shape[2], foreground.shape[3])
+        if (height or own[0], width or own[1]) != own:
+            raise InputError(
+                f"height={height} and width={width} differ from the foreground's {own}; "
+                "leave them out or resize the foreground"
+            )
+        height, width = own
+    default = sample_size * vae_factor
+    size = (height or default, width or default)
+    multiple = vae_factor * unet_factor
+    if size[0] % multiple or size[1] % multiple:
+        fit = [max(multiple, round(side / multiple) * multiple) for side in size]
+        raise InputError(
+            f"size {size[0]}x{size[1]} must be multiples of {multiple} "
+            f"(VAE factor {vae_factor} x UNet factor {unet_factor}); use {fit[0]}x{fit[1]}"
+        )
+    return size
+
+
+def initial_latents(
+    shape: tuple[int, ...], generator: Any, latents: Tensor | None, place: dict[str, Any]
+) -> Tensor:
+    """The noise B c h w to start from: `latents`, or drawn by one generator or one an image.
+
+    `place` has the `device` and `dtype`.
+    """
+    if latents is not None:
+        return latents.to(**place)
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise InputError(f"{len(generator)} generators for {shape[0]} images; give one an image")
+    return randn_tensor(shape, generator=generator, **place)
+
+
+def uncropped(count: int, size: tuple[int, int], place: dict[str, Any]) -> Tensor:
+    """SDXL's condition of `count` whole images of a size, B 6."""
+    own = torch.tensor([size]).expand(count, 2)
+    return micro_condition(own, torch.zeros_like(own), size).to(**place)

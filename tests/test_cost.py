@@ -1,0 +1,85 @@
+"""The cost of a step, counted for published configurations and against a real step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from published import published_base
+from tiny import tiny_config
+
+from anyscene.cli import main
+from anyscene.config import Config
+from anyscene.cost import GIB, LiveBytes, count_step
+
+
+def config_of(base: Path, shards: Path, *overrides: str) -> Config:
+    return tiny_config(base, shards, base.parent / "runs", *overrides)
+
+
+@pytest.mark.parametrize(("family", "expected"), [("sd15", 2.27), ("sdxl", 20.0)])
+def test_flops_of_published_bases(
+    family: str, expected: float, demo_shards: Path, tmp_path: Path
+) -> None:
+    """The figures that public records of ControlNet-type training give, within 1 %."""
+    base = published_base(tmp_path / family, family)
+    cost = count_step(config_of(base, demo_shards, "data.batch_size=1"))
+    assert cost.size == ((512, 512) if family == "sd15" else (1024, 1024))
+    assert cost.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
+
+
+def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
+    """Batch 4 in bf16 with checkpointing; without it the activations take more."""
+    base = published_base(tmp_path / "sd15", "sd15")
+    common = ("data.batch_size=4", "train.precision=bf16")
+    lean = count_step(config_of(base, demo_shards, *common, "train.gradient_checkpointing=true"))
+    plain = count_step(config_of(base, demo_shards, *common))
+    assert lean.peak < 0.85 * plain.peak
+    assert lean.trained == pytest.approx(361e6 * 4, rel=0.01)
+    assert (lean.gradients, lean.average) == (lean.trained, lean.trained)
+    assert lean.optimizer == pytest.approx(2 * lean.trained, rel=0.01)
+    assert lean.flop_per_image == plain.flop_per_image
+    assert f"peak {lean.peak / GIB:.1f}" in lean.lines()[-1]
+
+
+def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -> None:
+    common = ("train.ema_decay=0", "data.batch_size=2")
+    fim = count_step(config_of(tiny_base_folder, demo_shards, *common))
+    unet = count_step(
+        config_of(
+            tiny_base_folder,
+            demo_shards,
+            *common,
+            "train.trainable=unet",
+            "train.injection=none",
+        )
+    )
+    assert unet.flop_per_image < fim.flop_per_image
+    assert unet.frozen < fim.frozen
+    assert unet.average == 0
+
+
+def test_flops_mode_counts_live_bytes() -> None:
+    memory = LiveBytes()
+    with memory:
+        first = torch.zeros(1000)
+        view = first[:10]
+        second = first + 1
+        assert memory.now == 8000
+        del first
+        assert memory.now == 8000  # the view holds it
+        del view
+        assert memory.now == 4000
+        del second
+    assert (memory.now, memory.peak) == (0, 8000)
+
+
+def test_flops_are_printed_by_a_dry_run(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs")
+    assert main(["train", str(tmp_path / "runs/tiny.yaml"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "TFLOP an image of 64x64" in printed
+    assert "3 steps of 2 images" in printed
+    assert "30 % of an H100" in printed or "30 % of this device" in printed
+    assert not (tmp_path / "runs/tiny").exists()
