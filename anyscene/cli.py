@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from anyscene import __version__
+from anyscene.commands.cluster import add_status, add_submit
 from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.train import add_demo, add_export, add_report, add_train
@@ -47,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_prepare(commands)
     add_train(commands)
+    add_submit(commands)
+    add_status(commands)
     add_export(commands)
     add_generate(commands)
     add_evaluate(commands)

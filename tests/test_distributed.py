@@ -91,7 +91,7 @@ def test_the_same_metrics_on_the_same_images(two, workspace):
 
 def test_rank_zero_writes_and_nothing_else_is_printed(two):
     record = json.loads((two.run.folder / "run.json").read_text())
-    assert len(record["starts"]) == 1
+    assert len(record["jobs"]) == 1
     assert two.output == f"run folder: {two.run.folder}\n"
     assert two.errors == ""
 

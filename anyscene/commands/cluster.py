@@ -1,0 +1,86 @@
+"""`anyscene submit` and `status`: runs on a SLURM cluster."""
+
+import argparse
+from pathlib import Path
+
+# Option, the keys that it sets, and what it is; they come after key=value overrides.
+SHORT = {
+    "--nodes": (["train.nodes"], "nodes"),
+    "--gpus": (["cluster.gpus"], "GPUs a node, each with a task; 0: CPU nodes"),
+    "--tasks": (["train.devices"], "tasks a node; default: the GPUs"),
+    "--partition": (["cluster.partition"], "SLURM's partition"),
+    "--account": (["cluster.account"], "account to charge"),
+    "--qos": (["cluster.qos"], "quality of service"),
+    "--cpus": (["cluster.cpus"], "CPU cores a task"),
+    "--memory": (["cluster.memory"], "memory a node, such as 240G"),
+    "--time": (["cluster.time"], "time limit of one start"),
+}
+
+
+def add_submit(commands: argparse._SubParsersAction) -> None:
+    submit = commands.add_parser("submit", help="hand a run to SLURM, which keeps it going")
+    submit.add_argument("config", type=Path)
+    submit.add_argument("overrides", nargs="*", metavar="key=value")
+    for option, (keys, text) in SHORT.items():
+        submit.add_argument(option, help=f"{text} ({keys[0]})")
+    submit.add_argument("--seeds", default="", metavar="0-3", help="an array with a run a seed")
+    kinds = submit.add_mutually_exclusive_group()
+    kinds.add_argument("--prepare", metavar="WORDS", help="what follows `anyscene prepare`")
+    kinds.add_argument("--benchmark", metavar="WORDS", help="what follows `anyscene`")
+    submit.add_argument("--parts", type=int, default=1, help="elements of such an array")
+    submit.add_argument("--dry-run", action="store_true", help="only print the job script")
+    submit.set_defaults(command=_submit)
+
+
+def add_status(commands: argparse._SubParsersAction) -> None:
+    status = commands.add_parser("status", help="how a run is: state, restarts, step, speed, log")
+    status.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    status.add_argument("--lines", type=int, default=5, help="of the log")
+    status.set_defaults(command=_status)
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    given = {option: getattr(options, option[2:]) for option in SHORT}
+    short = [f"{SHORT[o][0][0]}={value}" for o, value in given.items() if value is not None]
+    if given["--gpus"] not in (None, "0") and given["--tasks"] is None:
+        short.append(f"train.devices={given['--gpus']}")
+    return [*options.overrides, *short]
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from anyscene.cluster.submit import (
+        Kind,
+        array_job,
+        freeze,
+        log_folder,
+        render,
+        submit,
+        train_job,
+    )
+    from anyscene.config_io import load_config, read_config
+    from anyscene.elastic import fit_accumulation
+
+    overrides = _overrides(options)
+    words = options.prepare or options.benchmark
+    if words is None:
+        config = load_config(options.config, overrides, fit_accumulation)
+        file = log_folder(config) / "submit-N.yaml" if options.dry_run else freeze(config)
+        job = train_job(config, file, options.seeds)
+    else:
+        config = read_config(options.config, overrides)
+        kind = Kind.prepare if options.prepare else Kind.benchmark
+        job = array_job(kind, config, words, options.parts)
+    script = render(job, config.cluster)
+    if options.dry_run:
+        print(script, end="")
+        return 0
+    number = submit(script, job.log)
+    print(f"job: {number}\nlog: {str(job.log).replace('%j', number).replace('%A', number)}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from anyscene.cluster.status import describe
+
+    print(describe(options.run, options.lines))
+    return 0
