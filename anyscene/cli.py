@@ -22,7 +22,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code: 0, 1 (damage, a failed run), 2 (a mistake)."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return options.command(options)
     except AnySceneError as error:
@@ -39,6 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("anyscene: interrupted", file=sys.stderr)
         return 130
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; key=value may come after options, which argparse alone refuses."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and hasattr(options, "overrides") and all(word[0] != "-" for word in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ Slurm for another start. `ANYSCENE_REQUEUE` names it.
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anyscene.errors import AnySceneError, DamageError
@@ -64,7 +64,8 @@ def survivable() -> Iterator[None]:
 
 def note_progress() -> None:
     """A new checkpoint is there: a death from now on is the first in a row."""
-    _write_marker(1)
+    with suppress(OSError):  # a disk that it just filled
+        _write_marker(1)
 
 
 def _announce_start() -> None:

@@ -1,5 +1,7 @@
 """One real Slurm for all tests of this folder, or a reason why there is none."""
 
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -8,14 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm import REPOSITORY, Cluster, Job
 from tiny import tiny_base, tiny_config, tiny_demo
 
 from anyscene.cli import main
+from slurm import REPOSITORY, Cluster, Job
 
-PYTHON = sys.executable
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare", "nsenter")
 STEPS = 8
+PATHS = ":".join(str(REPOSITORY / part) for part in ("", "tests", "tests/cluster"))
 OPTIONS = (
     f"train.steps={STEPS}",
     "train.checkpoint_every=3",
@@ -29,6 +31,7 @@ OPTIONS = (
     "cluster.sbatch=[--exclusive]",
     "cluster.time=10",
     "cluster.timeout_minutes=2",
+    f"cluster.setup=[export PYTHONPATH={PATHS} OMP_NUM_THREADS=1 WANDB_MODE=offline]",
 )
 
 
@@ -60,23 +63,30 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
     """Submit a run as a user does, with a recorder in place of the command line."""
 
-    def submit_run(name: str, *words: str, hold: str = "none:0:0") -> Job:
+    def submit_run(name: str, *words: str, holds: str = "") -> Job:
         runs = config_file.parent
         notes = runs / f"notes-{name}"
         notes.mkdir(exist_ok=True)
         python = notes / "python"  # called as `python -m anyscene.cli ...`
-        python.write_text(f'#!/bin/sh\nshift 2\nexec {PYTHON} -m recorder {notes} "$@"\n')
+        python.write_text(
+            f'#!/bin/sh\nshift 2\nHOLDS="{holds}" exec {sys.executable} -m recorder {notes} "$@"\n'
+        )
         python.chmod(0o755)
-        paths = ":".join(str(REPOSITORY / part) for part in ("", "tests", "tests/cluster"))
-        lines = [f"export PYTHONPATH={paths} OMP_NUM_THREADS=1 HOLD={hold}"]
-        setup = f"cluster.setup={lines}"
-        options = [*OPTIONS, f"name={name}", setup, f"cluster.python={python}"]
-        given = [] if "--nodes" in words else ["--nodes", "2", "--tasks", "1"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("builtins.print", lambda text: printed.append(text))
-            printed: list[str] = []
-            assert main(["submit", str(config_file), *options, "--gpus", "0", *given, *words]) == 0
-        number = printed[0].splitlines()[0].removeprefix("job: ")
+        options = [*OPTIONS, f"name={name}", f"cluster.python={python}", "--gpus", "0"]
+        if "--nodes" not in words:
+            options += ["--nodes", "2", "--tasks", "1"]
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(["submit", str(config_file), *options, *words]) == 0
+        number = printed.getvalue().splitlines()[0].removeprefix("job: ")
         return Job(cluster, number, runs / name, notes)
 
     return submit_run
+
+
+@pytest.fixture(scope="session")
+def reference(submit: Callable[..., Job]) -> Job:
+    """The run that nothing disturbs."""
+    job = submit("reference")
+    job.finish()
+    return job

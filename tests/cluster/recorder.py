@@ -1,8 +1,8 @@
-"""`python -m recorder FOLDER ...`: the `anyscene` command in a job, which notes and holds its steps.
+"""`python -m recorder FOLDER ...`: the `anyscene` command in a job, its steps noted and held.
 
 Every rank appends a line a training step to FOLDER/rank-N.jsonl: the start (0 for the first), the
-step that it begins, and its samples. `HOLD=PLACE:STEP:RANKS` holds ranks of the first start at a
-place until a signal waits or the file FOLDER/go is there, so that tests wait for states, not times.
+step that it begins, and its samples. Words START:PLACE:STEP:RANKS in `HOLDS` hold ranks there
+until a signal waits or the file FOLDER/go-START is there, so that tests wait for states, not times.
 """
 
 import json
@@ -16,6 +16,7 @@ from anyscene.cli import main
 from anyscene.commands import train as command
 
 START = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+IDENTITY = f"{os.environ['SLURM_JOB_ID']}:{START}"
 RANK = int(os.environ["SLURM_PROCID"])
 
 
@@ -40,7 +41,7 @@ def patch(folder: Path) -> None:
 
     def train(self: SceneModule, batch: Any, batch_idx: int) -> Any:
         hold(folder, "train", self.global_step + 1)
-        line = {"start": START, "step": self.global_step + 1, "keys": batch["key"]}
+        line = {"start": IDENTITY, "step": self.global_step + 1, "keys": batch["key"]}
         with (folder / f"rank-{RANK}.jsonl").open("a") as file:
             file.write(json.dumps({**line, "slots": batch["counter"].tolist()}) + "\n")
         return training_step(self, batch, batch_idx)
@@ -59,19 +60,20 @@ def patch(folder: Path) -> None:
 
 
 def hold(folder: Path, place: str, step: int) -> None:
-    """Wait here if the test wants it; the file `held-RANK` says that this rank does."""
+    """Wait here if the test wants it; the file `held-START-RANK` says that this rank does."""
     from anyscene.preemption import stop_requested
 
-    where, wanted, ranks = os.environ.get("HOLD", "none:0:0").split(":")
-    if START or (where, int(wanted)) != (place, step) or str(RANK) not in ranks:
-        return
-    (folder / f"held-{RANK}").write_text(str(os.getpid()))
-    while not stop_requested() and not (folder / "go").exists():
-        time.sleep(0.05)
+    for line in os.environ.get("HOLDS", "").split():
+        start, where, wanted, ranks = line.split(":")
+        if (int(start), where, int(wanted)) == (START, place, step) and str(RANK) in ranks:
+            (folder / f"held-{START}-{RANK}").write_text(f"{os.getpid()}\n")
+            while not stop_requested() and not (folder / f"go-{START}").exists():
+                time.sleep(0.05)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1], os.environ.get("SLURM_ARRAY_TASK_ID", ""))
+    folder.mkdir(exist_ok=True)
     (folder / f"begun-{START}-{RANK}").touch()
     install(folder)
     sys.exit(main(sys.argv[2:]))

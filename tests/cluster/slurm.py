@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +87,38 @@ class Job:
         """What its starts printed."""
         return "".join(path.read_text() for path in sorted(self.run.glob("logs/slurm-*.out")))
 
-    def held(self, *ranks: int) -> list[int]:
-        """Wait until ranks are held; their process ids, as their nodes count them."""
-        files = [self.notes / f"held-{rank}" for rank in ranks]
-        self.wait(lambda: all(file.exists() and file.read_text() for file in files), "held ranks")
-        return [int(file.read_text()) for file in files]
+    def held(self, start: int, rank: int) -> int:
+        """Wait until a rank of a start is held; its process id, as its node counts."""
+        file = self.notes / f"held-{start}-{rank}"
+        self.wait(lambda: file.exists() and file.read_text(), f"a held rank in start {start}")
+        return int(file.read_text())
 
     def begun(self, start: int, *ranks: int) -> None:
         """Wait until the processes of a start are there."""
         files = [self.notes / f"begun-{start}-{rank}" for rank in ranks]
         self.wait(lambda: all(file.exists() for file in files), f"start {start}")
 
-    def go_on(self) -> None:
+    def go_on(self, start: int) -> None:
         """Let held ranks go."""
-        (self.notes / "go").touch()
+        (self.notes / f"go-{start}").touch()
 
-    def signal(self, name: str) -> None:
-        """Send a signal to all processes of the job, as Slurm does."""
-        self.cluster("scancel", f"--signal={name}", self.number)
+    def signal(self, *names: str) -> None:
+        """Send signals to all processes of the job, as Slurm does."""
+        for name in names:
+            self.cluster("scancel", f"--signal={name}", self.number)
+
+    def kill(self, node: str, process: int) -> None:
+        """`kill -9` on a node of the job."""
+        where = f"--jobid={self.number}", f"--nodelist={node}"
+        self.cluster(
+            "srun", "--overlap", "--ntasks=1", "--nodes=1", *where, "kill", "-9", str(process)
+        )
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that it runs on, in the order of the ranks."""
+        names = self.cluster.field(self.number, "NodeList")
+        return self.cluster("scontrol", "show", "hostnames", names).split()
 
     def wait(self, condition: Callable[[], Any], what: str) -> None:
         """Wait for a state; a job that ends otherwise fails at once, with its log."""
@@ -127,17 +141,29 @@ class Job:
         text = (self.notes / f"rank-{rank}.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
+    def element(self, number: int) -> "Job":
+        """An element of an array of runs."""
+        run, notes = self.run.parent / f"{self.run.name}-{number}", self.notes / str(number)
+        return replace(self, number=f"{self.number}_{number}", run=run, notes=notes)
+
+    def at(self, run: Path) -> "Job":
+        """The same job with its run folder elsewhere than the tests' runs."""
+        return replace(self, run=run)
+
     def begun_steps(self, rank: int = 0) -> list[int]:
         """The steps that a rank began, over all starts."""
         return [line["step"] for line in self.lines(rank)]
 
     def samples(self, ranks: int) -> list[dict[int, list[tuple[int, str]]]]:
-        """For each rank: slot and key of the samples of each step, of the last start that did it."""
+        """For each rank: slot and key of the samples of a step, of the last start that did it."""
         found = []
         for rank in range(ranks):
-            steps: dict[tuple[int, int], list[tuple[int, str]]] = {}
+            steps: dict[int, list[tuple[int, str]]] = {}
+            starts: dict[int, str] = {}
             for line in self.lines(rank):
-                pairs = list(zip(line["slots"], line["keys"], strict=True))
-                steps.setdefault((line["step"], line["start"]), []).extend(pairs)
-            found.append({step: pairs for (step, _), pairs in sorted(steps.items())})
+                step = line["step"]
+                if starts.get(step) != line["start"]:
+                    starts[step], steps[step] = line["start"], []
+                steps[step] += zip(line["slots"], line["keys"], strict=True)
+            found.append(dict(sorted(steps.items())))
         return found
