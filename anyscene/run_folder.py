@@ -8,16 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from anyscene import __version__
 from anyscene.checkpoint import check_checkpoint, checkpoints, last_good_checkpoint, step_of
 from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
-from anyscene.errors import ConfigError
+from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
 from anyscene.ranks import is_first_process, node_name
 
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
+
+
+def agreed_checkpoint(config: Config, run: Path) -> Path | None:
+    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already."""
+    if not distributed.is_initialized():
+        return find_checkpoint(config, run)
+    if distributed.get_rank() > 0:
+        answer: list[Any] = [None]
+        distributed.broadcast_object_list(answer)
+        if isinstance(answer[0], Exception):
+            raise SystemExit(2)  # rank zero tells why
+        return answer[0]
+    try:
+        found = find_checkpoint(config, run)
+    except (AnySceneError, DamageError) as error:
+        distributed.broadcast_object_list([error])
+        raise
+    distributed.broadcast_object_list([found])
+    return found
 
 
 def find_checkpoint(config: Config, run: Path) -> Path | None:
@@ -31,7 +51,7 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
     if resume == "auto":
         return last_good_checkpoint(run / "checkpoints")
     if resume == "never":
-        if is_first_process() and (run / "run.json").exists():  # the others see what it writes
+        if is_first_process() and (run / "run.json").exists():  # others may see what it writes
             raise ConfigError(
                 f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
                 "it, or another name"

@@ -28,7 +28,7 @@ from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
 from anyscene.ranks import is_first_process, local_rank
-from anyscene.run_folder import find_checkpoint, prepare_run_folder
+from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
 from anyscene.tracking import build_loggers, finish_loggers
 
 PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
@@ -45,7 +45,7 @@ def train(config: Config) -> Path:
     check_devices(config)
     run = Path(config.runs_dir) / config.name
     check_start(config, run)
-    checkpoint = find_checkpoint(config, run)
+    checkpoint = agreed_checkpoint(config, run)
     start_step = 0 if checkpoint is None else step_of(checkpoint)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)

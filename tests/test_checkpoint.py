@@ -10,6 +10,7 @@ from threading import Event
 
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
@@ -186,3 +187,46 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch, capsy
 
 def fail_with_a_full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+CONTROLNETS = {  # UNets of the published bases; SDXL's is not supported by training yet
+    "sd15": (
+        859_520_964,
+        5.8e9,
+        {
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": 8,
+            "cross_attention_dim": 768,
+        },
+    ),
+    "sdxl": (
+        2_567_463_684,
+        20.1e9,
+        {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTROLNETS)
+def test_the_size_of_a_checkpoint_of_a_real_base(name):
+    """Weights, average and Adam's two moments in float32, as `test_train` finds in a real one."""
+    unet_parameters, limit, config = CONTROLNETS[name]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        fim = ControlNetModel.from_unet(unet, conditioning_channels=5)
+    assert sum(weights.numel() for weights in unet.parameters()) == unet_parameters
+    tensors = list(fim.parameters())
+    size = 4 * 4 * sum(weights.numel() for weights in tensors) + 4 * 1200 * len(tensors)
+    assert 0.99 * limit < size < limit

@@ -22,7 +22,7 @@ class Preemption(Callback):
     def __init__(self, checkpoints: Checkpoints, timeout: timedelta) -> None:
         self.checkpoints = checkpoints
         self.timeout = timeout
-        self.group: distributed.ProcessGroup | None = None
+        self.group: Any = None
         self.agreed_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002

@@ -74,6 +74,6 @@ def hold(folder: Path, place: str, step: int) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1], os.environ.get("SLURM_ARRAY_TASK_ID", ""))
     folder.mkdir(exist_ok=True)
-    (folder / f"begun-{START}-{RANK}").touch()
+    (folder / f"begun-{START}-{RANK}").write_text(f"{os.getpid()}\n")
     install(folder)
     sys.exit(main(sys.argv[2:]))

@@ -12,7 +12,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 400
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -96,7 +96,7 @@ class Job:
     def begun(self, start: int, *ranks: int) -> None:
         """Wait until the processes of a start are there."""
         files = [self.notes / f"begun-{start}-{rank}" for rank in ranks]
-        self.wait(lambda: all(file.exists() for file in files), f"start {start}")
+        self.wait(lambda: all(f.exists() and f.read_text() for f in files), f"start {start}")
 
     def go_on(self, start: int) -> None:
         """Let held ranks go."""

@@ -8,7 +8,7 @@ from training import Run
 
 from slurm import wait_for
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 
 def test_a_killed_rank_then_a_crashed_node_and_a_truncated_checkpoint(cluster, reference, submit):

@@ -8,7 +8,7 @@ from training import Run
 
 from slurm import wait_for
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 
 def test_signals_at_any_time(reference, submit):
@@ -19,7 +19,7 @@ def test_signals_at_any_time(reference, submit):
     job.begun(0, 0, 1)
     job.signal("USR1")
     job.held(1, 1)
-    job.signal("USR1", "TERM")
+    job.signal("USR1", "USR2")
     for start in (2, 3):
         job.held(start, 0)
         job.signal("USR2")
