@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 
 import jinja2
@@ -19,19 +18,11 @@ HOLD = ["env", "--block-signal=USR1,USR2,TERM"]
 """Signals wait from the first instruction on, and training looks at them (GNU coreutils 8.31)."""
 
 
-class Kind(Enum):
-    """What a job runs; the name of its template."""
-
-    train = "train"
-    prepare = "prepare"
-    benchmark = "benchmark"
-
-
 @dataclass(frozen=True)
 class Job:
     """What a template is filled with, beside `ClusterConfig`."""
 
-    kind: Kind
+    template: str
     name: str
     folder: Path
     """Where the job runs, as does the command that submits it."""
@@ -57,7 +48,7 @@ def train_job(config: Config, config_file: Path, seeds: str = "") -> Job:
         script += f" name={config.name}-$SLURM_ARRAY_TASK_ID train.seed=$SLURM_ARRAY_TASK_ID"
     logs = log_folder(config)
     return Job(
-        Kind.train,
+        "train.sbatch.j2",
         config.name,
         Path.cwd(),
         logs / ("slurm-%A_%a.out" if seeds else "slurm-%j.out"),
@@ -70,17 +61,16 @@ def train_job(config: Config, config_file: Path, seeds: str = "") -> Job:
     )
 
 
-def array_job(kind: Kind, config: Config, words: str, parts: int) -> Job:
-    """`anyscene prepare ...`, or another command that takes its part of the work by
-    `--shard-index` and `--num-shards`, as an array of so many parts."""
-    before = ["prepare"] if kind is Kind.prepare else []
+def array_job(config: Config, name: str, words: str, parts: int, gpus: int) -> Job:
+    """A command of `anyscene` that takes its part of the work by `--shard-index` and
+    `--num-shards`, as an array of so many parts on one node each."""
     return Job(
-        kind,
-        f"{config.name}-{kind.name}",
+        "array.sbatch.j2",
+        f"{config.name}-{name}",
         Path.cwd(),
         log_folder(config) / "slurm-%A_%a.out",
-        shlex.join([*call(config.cluster), *before, *shlex.split(words)]),
-        gpus=1 if kind is Kind.benchmark and gpus_of(config) else 0,
+        shlex.join([*call(config.cluster), *shlex.split(words)]),
+        gpus=gpus,
         array=f"0-{parts - 1}",
         parts=parts,
     )
@@ -118,8 +108,7 @@ def render(job: Job, cluster: ClusterConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    template = environment.get_template(f"{job.kind.name}.sbatch.j2")
-    return template.render(job=job, cluster=cluster)
+    return environment.get_template(job.template).render(job=job, cluster=cluster)
 
 
 def freeze(config: Config) -> Path:
