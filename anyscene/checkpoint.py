@@ -3,13 +3,16 @@
 import json
 import sys
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file, sha256_of, write_json
+from anyscene.preemption import note_progress
 
 PATTERN = "step-*.ckpt"
 
@@ -18,23 +21,54 @@ class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoints, written atomically with a `.json` of step, size and checksum.
 
     A crash leaves the checkpoint before this one untouched. The JSON comes last: a checkpoint
-    without it was never finished.
+    without it was never finished. A thread writes a copy in memory, so that training goes on
+    meanwhile; only one is written at a time. Then all but the newest `keep` of the folder go.
     """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.writer: Thread | None = None
+        self.failure: Exception | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         if storage_options is not None:
             raise TypeError("storage_options are not supported")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda part: torch.save(checkpoint, part))
-        record = {
-            "step": checkpoint["global_step"],
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-        }
-        write_json(path.with_suffix(".json"), record)
+        self._join()
+        snapshot = apply_to_collection(checkpoint, torch.Tensor, _copy_to_memory)
+        self.writer = Thread(target=self._write, args=(snapshot, Path(path)))
+        self.writer.start()
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        try:
+            write_checkpoint(checkpoint, path)
+        except (OSError, RuntimeError) as error:  # torch raises the latter
+            self.failure = error
+            print(
+                f"WARNING: {path} could not be written ({error}); the run goes on, and the "
+                "checkpoint before is kept",
+                file=sys.stderr,
+            )
+            return
+        self.failure = None
+        note_progress()
+        for old in checkpoints(path.parent)[self.keep :]:
+            self.remove_checkpoint(old)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on the disk. Raises `DamageError` if it is not."""
+        self._join()
+        if self.failure is not None:
+            raise DamageError(
+                f"the last checkpoint could not be written ({self.failure}); make room, and the "
+                "same command goes on from the checkpoint before"
+            )
+
+    def _join(self) -> None:
+        if self.writer is not None:
+            self.writer.join()
+            self.writer = None
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True
@@ -45,6 +79,31 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).with_suffix(".json").unlink(missing_ok=True)
         Path(path).unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        """Let the writer end, whatever ended the training."""
+        self._join()
+
+
+def _copy_to_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """The file, then its record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda part: _save(checkpoint, part))
+    record = {
+        "step": checkpoint["global_step"],
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+    }
+    write_json(path.with_suffix(".json"), record)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # of a path, torch tells a full disk as an internal error
+        torch.save(checkpoint, file)
 
 
 def check_checkpoint(path: Path) -> None:

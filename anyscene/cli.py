@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from anyscene import __version__
+from anyscene.commands.cluster import add_status, add_submit
 from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.study import add_study
@@ -22,7 +23,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code: 0, 1 (damage, a failed run), 2 (a mistake)."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return options.command(options)
     except AnySceneError as error:
@@ -41,6 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; key=value may come after options, which argparse alone refuses."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and hasattr(options, "overrides") and all(word[0] != "-" for word in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = OneLineParser(prog="anyscene", description="Scene customization.")
@@ -48,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_prepare(commands)
     add_train(commands)
+    add_submit(commands)
+    add_status(commands)
     add_export(commands)
     add_generate(commands)
     add_evaluate(commands)

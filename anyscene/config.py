@@ -252,6 +252,38 @@ class LogConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """Where `anyscene submit` sends a run, and how its ranks wait for each other."""
+
+    partition: str | None = None
+    """SLURM's partition; null: the cluster's default, as for the next two."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    gpus: int | None = None
+    """GPUs a node, `train.devices` of which are used; null: `train.devices`. 0: CPU nodes."""
+    cpus: int = 8
+    """CPU cores a task, for its loader processes. > 0."""
+    memory: str | None = None
+    """Memory a node, such as `240G`; null: the cluster's default."""
+    time: str = "24:00:00"
+    """Time limit of one start, in SLURM's form; a run that needs more is requeued."""
+    stop_seconds: int = 300
+    """A run is asked to stop and save so long before its time limit. > 0."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the run: `module load ...`, `source .../activate`."""
+    container: str | None = None
+    """What the command is put behind, such as `apptainer exec --nv image.sif`."""
+    python: str | None = None
+    """Interpreter on the nodes; null: the one that submits."""
+    sbatch: list[str] = field(default_factory=list)
+    """More options of `sbatch`, such as `--constraint=h100`."""
+    timeout_minutes: float = 10.0
+    """Longest wait of a rank for the others, at the start and in training. > 0."""
+
+
+@dataclass
 class DebugConfig:
     """Tools for finding out why a run does not learn."""
 
@@ -275,4 +307,5 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)

@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that a mistake is reported before torch is lo
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from importlib.util import find_spec
@@ -42,6 +42,9 @@ POSITIVE = (
     "sample.micro_batch",
     "sample.grid_scenes",
     "log.every",
+    "cluster.cpus",
+    "cluster.stop_seconds",
+    "cluster.timeout_minutes",
 )
 NOT_NEGATIVE = (
     "data.workers",
@@ -57,6 +60,7 @@ NOT_NEGATIVE = (
     "sample.guidance_scale",
     "sample.foreground_guidance_scale",
     "sample.seed",
+    "cluster.gpus",
 )
 AT_MOST = {  # and not negative
     "data.max_bad_share": 1,
@@ -70,13 +74,19 @@ AT_MOST = {  # and not negative
 BELOW_ONE = ("train.ema_decay", "loss.boundary_width")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file, then `key=value` overrides, checked.
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    adapt: Callable[[Config], Config] | None = None,
+) -> Config:
+    """Defaults, then the YAML file, then `key=value` overrides, adapted and checked.
 
     Raises:
         ConfigError: one line that names the key, the value, where it came from and the fix.
     """
     config = read_config(path, overrides)
+    if adapt is not None:
+        config = adapt(config)
     check_config(config)
     check_paths(config)
     return config
@@ -104,8 +114,30 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """The whole configuration as YAML that `load_config` reads back to the same object."""
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    text = config_text(config)
     replace_file(path, lambda part: part.write_text(text))
+
+
+def config_text(config: Config) -> str:
+    """The whole configuration as YAML; the same for equal configurations."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def changed_values(path: Path, config: Config) -> dict[str, list[Any]]:
+    """Keys whose value differs from that in a saved configuration: [before, now], as in YAML."""
+    if not path.is_file():
+        return {}
+    before = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    now = _flat(OmegaConf.to_container(OmegaConf.create(config_text(config))))
+    return {key: [before[key], now[key]] for key in now if before.get(key, now[key]) != now[key]}
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix[:-1]: values}
+    return {
+        k: v for name, inner in values.items() for k, v in _flat(inner, f"{prefix}{name}.").items()
+    }
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -221,6 +253,12 @@ def check_config(config: Config) -> None:
         )
     if train.precision is Precision.bf16 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
+    gpus = config.cluster.gpus
+    if gpus and gpus < train.devices:
+        raise ConfigError(
+            f"train.devices={train.devices} needs as many GPUs, but cluster.gpus={gpus}; "
+            f"use train.devices={gpus} or less, or cluster.gpus=0 for CPU nodes"
+        )
     if config.debug.overfit not in (0, 1, 4):
         raise ConfigError(f"debug.overfit={config.debug.overfit} must be 0, 1 or 4")
     if config.debug.overfit and data.mix:
@@ -237,7 +275,7 @@ def _check_ranges(config: Config) -> None:
             raise ConfigError(f"{key}={value} must be greater than 0")
     for key in NOT_NEGATIVE:
         value = _value(config, key)
-        if not 0 <= value < math.inf:
+        if value is not None and not 0 <= value < math.inf:
             raise ConfigError(f"{key}={value} must not be negative")
     for key, most in AT_MOST.items():
         value = _value(config, key)

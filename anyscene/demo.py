@@ -19,6 +19,7 @@ from anyscene.errors import ConfigError
 from anyscene.files import replace_file
 from anyscene.manifest import GenerationLine
 from anyscene.quiet import quiet_libraries
+from anyscene.ranks import is_first_process
 from anyscene.scene_list import GenerateSettings, Scene
 from data_prep.demo_scenes import prepare_demo
 
@@ -54,8 +55,6 @@ def run_demo(config_path: Path, data: Path, overrides: Sequence[str]) -> None:
     config = load_config(config_path, overrides)
     quiet_libraries()
     timed("train", lambda: train_model(config, run))
-    from anyscene.train import is_first_process
-
     if not is_first_process():  # a process that the trainer started, to train alone
         return
     timed("export", lambda: export_model(run))

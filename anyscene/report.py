@@ -20,6 +20,7 @@ from PIL import Image
 
 from anyscene.errors import InputError
 from anyscene.files import replace_file
+from anyscene.metrics_file import read_metrics
 from anyscene.report_plots import (
     TRAIN,
     VALIDATION,
@@ -111,7 +112,7 @@ class Run:
     @property
     def restarts(self) -> list[int]:
         """Steps that later starts went on from, where they are recorded."""
-        steps = [start.get("step") for start in self.record.get("starts", [])[1:]]
+        steps = [job.get("step") for job in self.record.get("jobs", [])[1:]]
         return [step for step in steps if isinstance(step, int)]
 
 
@@ -131,8 +132,6 @@ def write_report(folder: Path) -> Path:
 
 def read_run(folder: Path) -> Run:
     """What is there of a run."""
-    from anyscene.callbacks.metrics_csv import read_metrics  # loads the training stack
-
     logged: defaultdict[str, Series] = defaultdict(dict)
     broken: dict[str, int] = {}
     for step, name, value in sorted(read_metrics(folder / "metrics.csv"), key=lambda row: row[0]):
@@ -209,7 +208,7 @@ def summary(run: Run) -> dict[str, str]:
         "Images/s": f"{np.median(speed):.1f}" if speed else "",
         "Base": base.get("path") or "",
         "Base sha256": (base.get("sha256") or "")[:12],
-        "Device": (run.record.get("starts") or [{}])[-1].get("device"),
+        "Device": (run.record.get("jobs") or [{}])[-1].get("device"),
         "Seed": str(train.get("seed", "")),
         "Commit": commit[:12] + mark + dirty,
     }

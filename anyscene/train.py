@@ -1,12 +1,7 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
 import inspect
-import json
-import os
-import platform
-import subprocess
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,42 +12,41 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from anyscene import __version__
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.ema import MovingAverage
-from anyscene.callbacks.metrics_csv import MetricsCsv, read_metrics
+from anyscene.callbacks.metrics_csv import MetricsCsv
+from anyscene.callbacks.missed_validation import MissedValidation
+from anyscene.callbacks.preemption import Preemption
 from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
-from anyscene.checkpoint import (
-    AtomicCheckpointIO,
-    check_checkpoint,
-    checkpoints,
-    last_good_checkpoint,
-    read_checkpoint,
-    step_of,
-)
+from anyscene.checkpoint import AtomicCheckpointIO, read_checkpoint, step_of
+from anyscene.cluster.startup import check_start
 from anyscene.config import Config, Precision
-from anyscene.config_io import save_config
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
-from anyscene.files import write_json
+from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
+from anyscene.ranks import is_first_process, local_rank
+from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
 from anyscene.tracking import build_loggers, finish_loggers
 
 PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
     Precision.fp32: "32-true",
     Precision.bf16: "bf16-mixed",
 }
-VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
 def train(config: Config) -> Path:
-    """Train, or go on training, as `config` says; returns the run folder."""
+    """Train, or go on training, as `config` says; returns the run folder.
+
+    Raises `RunStopped` where a signal, held back with `hold_signals`, asked for it.
+    """
     check_devices(config)
     run = Path(config.runs_dir) / config.name
-    checkpoint = find_checkpoint(config, run)
+    check_start(config, run)
+    checkpoint = agreed_checkpoint(config, run)
     start_step = 0 if checkpoint is None else step_of(checkpoint)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -73,12 +67,13 @@ def train(config: Config) -> Path:
     )
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
         fit_hint_embedder(module, data)
-    prepare_run_folder(run, config, module, start_step)
+    prepare_run_folder(run, config, module.base_sha256, start_step)
     csv = MetricsCsv(run / "metrics.csv")
-    trainer = build_trainer(config, run, csv)
+    trainer = build_trainer(config, csv, run, start_step)
     csv.start_at(start_step)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    validated = trainer.strategy.broadcast(is_validated(run, config.train.steps))  # ranks agree
+    validated = is_validated(csv.path, config.train.steps)
+    validated = trainer.strategy.broadcast(validated)  # the ranks agree
     if config.data.val is not None and not validated:
         trainer.validate(module, data, verbose=False)
     finish_loggers(trainer.loggers)
@@ -111,21 +106,20 @@ def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
         print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained")
 
 
-def is_validated(run: Path, step: int) -> bool:
-    """Whether the run has a validation at a step already."""
-    return any(row[:2] == (step, "val/loss") for row in read_metrics(run / "metrics.csv"))
-
-
-def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
-    """Lightning's trainer for this machine."""
+def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -> Trainer:
+    """Lightning's trainer for this machine, to go on from a step."""
     settings = config.train
+    io = AtomicCheckpointIO(settings.keep_checkpoints)
+    callbacks = build_callbacks(config, run, io, start_step)
+    if is_validation_missed(config, csv.path, start_step):
+        callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
     single = settings.devices * settings.nodes == 1
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy="auto" if single else build_ddp(),
+        strategy="auto" if single else build_ddp(rank_timeout(config)),
         precision=PRECISIONS[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
@@ -140,127 +134,56 @@ def build_trainer(config: Config, run: Path, csv: MetricsCsv) -> Trainer:
         enable_model_summary=False,
         enable_checkpointing=False,
         logger=[csv, *(build_loggers(config, run) if is_first_process() else [])],
-        callbacks=build_callbacks(config, run),
-        plugins=build_plugins(),
+        callbacks=callbacks,
+        plugins=build_plugins(io),
         default_root_dir=run,
     )
 
 
-def build_plugins() -> list[Any]:
+def is_validation_missed(config: Config, metrics: Path, step: int) -> bool:
+    """Whether a validation was due at the step to go on from, but was not finished."""
+    due = config.data.val is not None and step % config.train.validate_every == 0
+    return due and 0 < step < config.train.steps and not is_validated(metrics, step)
+
+
+def build_plugins(io: AtomicCheckpointIO) -> list[Any]:
     """Our checkpoints; and under SLURM none of Lightning's own requeueing, which saves inside a
     signal handler and can hang there."""
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [io]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
 
 
-def build_ddp() -> DDPStrategy:
+def build_ddp(timeout: timedelta) -> DDPStrategy:
     """Data parallel, without buffers synchronised in each forward pass: the ranks may differ by a
     validation batch, and then a forward pass must not be a collective."""
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False}  # named so since torch 2.13
-    return DDPStrategy(timeout=timedelta(minutes=10), **options)
+    return DDPStrategy(timeout=timeout, **options)
 
 
-def build_callbacks(config: Config, run: Path) -> list[Callback]:
-    """One job each; the average is first, so that the others see it updated."""
-    callbacks: list[Callback] = []
+def build_callbacks(
+    config: Config, run: Path, io: AtomicCheckpointIO, start_step: int
+) -> list[Callback]:
+    """One job each. Preemption is first, as it says; then the average, so that the others see it
+    updated."""
+    every = config.train.checkpoint_every
+    saving = Checkpoints(run / "checkpoints", io, every, start_step)
+    callbacks: list[Callback] = [Preemption(saving, rank_timeout(config))]
     if config.train.ema_decay > 0:
         callbacks.append(MovingAverage(config.train.ema_decay))
     callbacks.append(Throughput(config.data.batch_size, config.log.every))
     if config.data.val is not None:
         judge = load_judge(config.metrics.judge)
         callbacks.append(ValidationScenes(run / "samples", config.sample, judge))
-    callbacks.append(
-        Checkpoints(
-            run / "checkpoints", config.train.checkpoint_every, config.train.keep_checkpoints
-        )
-    )
+    callbacks.append(saving)
     if config.log.progress_bar:
         callbacks.append(StepProgress())
     return callbacks
 
 
-def find_checkpoint(config: Config, run: Path) -> Path | None:
-    """Where to go on from; None to start anew.
-
-    Raises:
-        ConfigError: going on as `train.resume` says would overwrite or mix up a run.
-        DamageError: the checkpoint that `train.resume` names is damaged.
-    """
-    resume = config.train.resume
-    if resume == "auto":
-        return last_good_checkpoint(run / "checkpoints")
-    if resume == "never":
-        if is_first_process() and (run / "run.json").exists():  # the others see what it writes
-            raise ConfigError(
-                f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
-                "it, or another name"
-            )
-        return None
-    check_checkpoint(Path(resume))
-    newest = next(iter(checkpoints(run / "checkpoints")), None)
-    if newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
-        raise ConfigError(
-            f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
-            "remove the newer checkpoints or give the run another name"
-        )
-    return Path(resume)
-
-
-def prepare_run_folder(run: Path, config: Config, module: SceneModule, start_step: int) -> None:
-    """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes."""
-    if not is_first_process():
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    save_config(config, run / "config.yaml")
-    path = run / "run.json"
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"starts": []}
-    identity = f"{config.name}-{os.urandom(4).hex()}"
-    record.setdefault("run_id", identity)
-    record.setdefault("wandb_id", identity)
-    record["base"] = {
-        "path": config.base.path,
-        "revision": config.base.revision,
-        "sha256": module.base_sha256,
-    }
-    record["git_commit"] = git_commit()
-    versions = {name: version(name) for name in VERSIONS_OF}
-    record["versions"] = {"anyscene": __version__, **versions}
-    record["starts"].append(
-        {
-            "step": start_step,
-            "host": platform.node(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "threads": torch.get_num_threads(),
-            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
-        }
-    )
-    write_json(path, record)
-
-
-def is_first_process() -> bool:
-    """Whether this process is rank zero, whoever started it; known before the ranks are set up."""
-    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in names)
-
-
-def local_rank() -> int:
-    """Number of this process on its node, whoever started it."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-
-
-def git_commit() -> str | None:
-    """The commit of the code, with `+dirty` for uncommitted changes; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def rank_timeout(config: Config) -> timedelta:
+    """How long ranks wait for each other."""
+    return timedelta(minutes=config.cluster.timeout_minutes)

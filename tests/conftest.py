@@ -1,5 +1,7 @@
 """Fixtures that several tests share; `tiny` has the functions behind them."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,16 @@ from tiny import tiny_base, tiny_config, tiny_demo
 
 if TYPE_CHECKING:
     from training import Run, Workspace
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_delivered() -> Iterator[None]:
+    """`anyscene train` in this process holds signals back; later tests shall not."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    while waiting := signal.sigpending():
+        signal.sigwait(waiting)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def make_run(run: Path) -> Path:
         "base": {"path": "some/base", "revision": None, "sha256": "3c8629eeebad" + 52 * "0"},
         "git_commit": "9e94bd4c3a1f" + 28 * "0" + "+dirty",
         "versions": {"anyscene": "0.1.0", "torch": "2.13.0"},
-        "starts": [{**start, "step": 0}, {**start, "step": 80}],
+        "jobs": [{**start, "step": 0}, {**start, "step": 80}],
     }
     (run / "run.json").write_text(json.dumps(record))
     config = "name: a & b\nruns_dir: runs\ntrain:\n  steps: 300\n  seed: 7\n"

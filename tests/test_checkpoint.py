@@ -1,12 +1,16 @@
 """Checkpoints: whole or not there, checked before use, loud about damage."""
 
+import errno
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
@@ -16,6 +20,7 @@ from anyscene.checkpoint import (
     read_checkpoint,
     replace_file,
     step_of,
+    write_checkpoint,
 )
 from anyscene.errors import DamageError, InputError
 
@@ -24,7 +29,7 @@ VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
 def save(folder: Path, step: int) -> Path:
     path = folder / f"step-{step:08d}.ckpt"
-    AtomicCheckpointIO().save_checkpoint({**VALUES, "global_step": step}, path)
+    write_checkpoint({**VALUES, "global_step": step}, path)
     return path
 
 
@@ -48,7 +53,7 @@ DAMAGE = {
 
 def test_what_is_saved_comes_back(tmp_path):
     path = save(tmp_path / "new" / "folder", 7)
-    for values in (AtomicCheckpointIO().load_checkpoint(path), read_checkpoint(path)):
+    for values in (AtomicCheckpointIO(keep=3).load_checkpoint(path), read_checkpoint(path)):
         assert torch.equal(values["state_dict"]["a"], VALUES["state_dict"]["a"])
         assert (values["global_step"], values["name"]) == (7, "x")
     record = json.loads(path.with_suffix(".json").read_text())
@@ -63,7 +68,7 @@ def test_damage_is_found_before_loading(name, tmp_path):
     path = save(tmp_path, 7)
     check_checkpoint(path)
     DAMAGE[name][0](path)
-    for use in (check_checkpoint, AtomicCheckpointIO().load_checkpoint):
+    for use in (check_checkpoint, AtomicCheckpointIO(keep=3).load_checkpoint):
         with pytest.raises(DamageError, match=DAMAGE[name][1]) as caught:
             use(path)
         assert str(path) in str(caught.value)
@@ -115,13 +120,113 @@ def test_the_record_is_written_last(tmp_path, monkeypatch):
 
 def test_pickled_code_is_not_run(tmp_path):
     path = tmp_path / "step-00000001.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"global_step": 1, "callback": pytest.fail}, path)
-    for load in (AtomicCheckpointIO().load_checkpoint, read_checkpoint):
+    write_checkpoint({"global_step": 1, "callback": pytest.fail}, path)
+    for load in (AtomicCheckpointIO(keep=3).load_checkpoint, read_checkpoint):
         with pytest.raises(Exception, match=r"(?i)weights.?only"):
             load(path)
 
 
 def test_removal_takes_the_record_along(tmp_path):
     path = save(tmp_path, 7)
-    AtomicCheckpointIO().remove_checkpoint(path)
+    AtomicCheckpointIO(keep=3).remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_goes_on_while_a_copy_is_written(tmp_path, monkeypatch):
+    """What changes after the call is not in the file; the next call waits for this one."""
+    begun, go_on = Event(), Event()
+
+    def slow(checkpoint: dict, path: Path) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        write_checkpoint(checkpoint, path)
+
+    monkeypatch.setattr("anyscene.checkpoint.write_checkpoint", slow)
+    io = AtomicCheckpointIO(keep=3)
+    weights = torch.zeros(3)
+    state = {"global_step": 1, "state_dict": OrderedDict(a=weights), "loops": [{"b": weights}]}
+    path = tmp_path / "step-00000001.ckpt"
+    io.save_checkpoint(state, path)
+    assert begun.wait(60)
+    weights += 1
+    assert not path.exists()
+    go_on.set()
+    io.finish()
+    values = read_checkpoint(path)
+    assert values["state_dict"]["a"].tolist() == values["loops"][0]["b"].tolist() == [0, 0, 0]
+    assert isinstance(values["state_dict"], OrderedDict)
+
+
+def test_only_the_newest_stay_once_the_new_one_is_there(tmp_path):
+    io = AtomicCheckpointIO(keep=2)
+    for step in (1, 2, 3, 4):
+        io.save_checkpoint({"global_step": step}, tmp_path / f"step-{step:08d}.ckpt")
+    io.finish()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"step-0000000{n}.{kind}" for n in (3, 4) for kind in ("ckpt", "json")]
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch, capsys):
+    io = AtomicCheckpointIO(keep=2)
+    first, second = (tmp_path / f"step-0000000{n}.ckpt" for n in (1, 2))
+    io.save_checkpoint({"global_step": 1}, first)
+    io.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr("anyscene.checkpoint.torch.save", fail_with_a_full_disk)
+        io.save_checkpoint({"global_step": 2}, second)
+        with pytest.raises(DamageError, match=r"No space left on device.*the same command goes on"):
+            io.finish()
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"WARNING: {second} could not be written")
+    assert last_good_checkpoint(tmp_path) == first
+    assert len(os.listdir(tmp_path)) == 2
+    io.save_checkpoint({"global_step": 2}, second)
+    io.finish()
+    assert last_good_checkpoint(tmp_path) == second
+
+
+def fail_with_a_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+CONTROLNETS = {  # UNets of the published bases; SDXL's is not supported by training yet
+    "sd15": (
+        859_520_964,
+        5.8e9,
+        {
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": 8,
+            "cross_attention_dim": 768,
+        },
+    ),
+    "sdxl": (
+        2_567_463_684,
+        20.1e9,
+        {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTROLNETS)
+def test_the_size_of_a_checkpoint_of_a_real_base(name):
+    """Weights, average and Adam's two moments in float32, as `test_train` finds in a real one."""
+    unet_parameters, limit, config = CONTROLNETS[name]
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        fim = ControlNetModel.from_unet(unet, conditioning_channels=5)
+    assert sum(weights.numel() for weights in unet.parameters()) == unet_parameters
+    tensors = list(fim.parameters())
+    size = 4 * 4 * sum(weights.numel() for weights in tensors) + 4 * 1200 * len(tensors)
+    assert 0.99 * limit < size < limit

@@ -68,6 +68,7 @@ def test_version(capsys):
         (["trian"], ["'trian'", "'train'"]),
         (["train"], ["anyscene train: ", "required: config", "see `anyscene train --help`"]),
         (["train", "x.yaml", "--fast"], ["unrecognized arguments: --fast"]),
+        (["report", "run", "a=1"], ["unrecognized arguments: a=1"]),
         (["prepare", "demo", "--out", "x", "--scenes", "many"], ["--scenes", "'many'"]),
     ],
 )
@@ -78,6 +79,13 @@ def test_mistaken_arguments_give_one_line_and_exit_2(arguments, parts, capsys):
     assert errors.count("\n") == 1
     for part in parts:
         assert part in errors
+
+
+def test_overrides_may_stand_between_and_after_options():
+    words = ["submit", "x.yaml", "a=1", "--nodes", "2", "b=2", "--gpus", "4", "c=3"]
+    options = cli.parse(words)
+    assert options.overrides == ["a=1", "b=2", "c=3"]
+    assert (options.nodes, options.gpus) == ("2", "4")
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,27 @@ def test_the_same_metrics_on_the_same_images(two, workspace):
     assert samples[0].read_bytes() == samples[1].read_bytes()
 
 
+def test_one_process_goes_on_with_what_two_began(two, workspace, capsys):
+    """The same global batches, in two micro-batches now."""
+    workspace.killed_copy(two.run, "one-for-two", 3)
+    capsys.readouterr()
+    with recorded_keys() as keys:
+        run = workspace.train("one-for-two", *OPTIONS)
+    merged = [first + second for first, second in zip(keys[::2], keys[1::2], strict=True)]
+    assert merged == two.keys[3:]
+    assert len(merged) == 5
+    told = "train.accumulate=2 instead of 1: 1 ranks go on with global batches of 4\n"
+    assert capsys.readouterr().err == told
+    losses, others = run.figures("train/loss"), two.run.figures("train/loss")
+    assert losses == pytest.approx(others, abs=1e-3)
+    start = json.loads((run.folder / "run.json").read_text())["jobs"][-1]
+    assert start["changed"]["train.devices"] == [2, 1]
+    assert start["changed"]["train.accumulate"] == [1, 2]
+
+
 def test_rank_zero_writes_and_nothing_else_is_printed(two):
     record = json.loads((two.run.folder / "run.json").read_text())
-    assert len(record["starts"]) == 1
+    assert len(record["jobs"]) == 1
     assert two.output == f"run folder: {two.run.folder}\n"
     assert two.errors == ""
 

@@ -37,7 +37,7 @@ def test_going_on_is_the_same_as_not_stopping(accumulate, whole, workspace):
         assert copy.figures("val/psnr_in_mask") == run.figures("val/psnr_in_mask")
     record = json.loads((copy.folder / "run.json").read_text())
     assert record["run_id"] == json.loads((run.folder / "run.json").read_text())["run_id"]
-    assert len(record["starts"]) == 2
+    assert len(record["jobs"]) == 2
 
 
 def test_other_weights_do_not_pass_for_the_same(whole):

@@ -41,7 +41,7 @@ def test_a_run_says_what_made_it(whole, workspace, tiny_base_folder):
     assert record["base"]["path"] == str(tiny_base_folder)
     assert re.fullmatch("[0-9a-f]{64}", record["base"]["sha256"])
     assert {"anyscene", "torch", "diffusers"} <= record["versions"].keys()
-    assert len(record["starts"]) == 1
+    assert len(record["jobs"]) == 1
     saved = load_config(run.folder / "config.yaml")
     overrides = [*SHORT_RUN, workspace.judge, "name=whole"]
     assert saved == load_config(workspace.yaml, overrides)

@@ -5,20 +5,31 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from anyscene.checkpoint import checkpoints
+from anyscene.checkpoint import AtomicCheckpointIO
 
 
 class Checkpoints(Callback):
-    """Saves `step-XXXXXXXX.ckpt` every `every` steps and at the end; keeps the newest `keep`."""
+    """Saves `step-XXXXXXXX.ckpt` every `every` steps, while training goes on, and at the end."""
 
-    def __init__(self, folder: Path, every: int, keep: int) -> None:
+    def __init__(self, folder: Path, io: AtomicCheckpointIO, every: int, start_step: int) -> None:
         self.folder = folder
+        self.io = io
         self.every = every
-        self.keep = keep
-        self.saved_step = 0
+        self.saved_step = start_step
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.saved_step = trainer.global_step  # after a resume has restored it
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Count micro-batches as they are cut now: it may be otherwise than before."""
+        loop = checkpoint["loops"]["fit_loop"]
+        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for progress, number in (("batch_progress", batches), ("val_loop.batch_progress", 0)):
+            counters = loop[f"epoch_loop.{progress}"]
+            for part in ("total", "current"):
+                counters[part] = dict.fromkeys(counters[part], number)
 
     def on_train_batch_end(
         self,
@@ -31,7 +42,12 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.save_last(trainer)
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Save where the run is now and wait for the disk. Raises `DamageError` if that fails."""
         self._save(trainer)
+        self.io.finish()
 
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
@@ -39,6 +55,3 @@ class Checkpoints(Callback):
             return
         self.saved_step = step
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt", weights_only=False)
-        if trainer.is_global_zero:
-            for old in checkpoints(self.folder)[self.keep :]:
-                trainer.strategy.checkpoint_io.remove_checkpoint(old)

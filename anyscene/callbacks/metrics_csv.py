@@ -1,6 +1,10 @@
 """`metrics.csv`: every logged figure as one appended line, whatever else fails."""
 
 import csv
+import errno
+import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +12,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from anyscene.files import replace_file
-
-HEADER = ("step", "name", "value")
-
-
-def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """The rows of a `metrics.csv`; a torn last line is left out."""
-    if not path.is_file():
-        return []
-    whole = path.read_text().rpartition("\n")[0]
-    rows = [row for row in csv.reader(whole.splitlines()) if len(row) == 3 and row != list(HEADER)]
-    return [(int(step), name, float(value)) for step, name, value in rows]
+from anyscene.metrics_file import HEADER, Row, is_validated, read_metrics
 
 
 class MetricsCsv(Logger):
@@ -28,6 +22,7 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.waiting: list[Row] = []
 
     @property
     def name(self) -> str:
@@ -39,8 +34,13 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def start_at(self, step: int) -> None:
-        """Keep what was logged up to `step`, and write the header if the file is new."""
+        """Keep what was logged up to `step`, and write the header if the file is new.
+
+        Of a validation that was not finished nothing is kept.
+        """
         kept = [row for row in read_metrics(self.path) if row[0] <= step]
+        if not is_validated(self.path, step):
+            kept = [row for row in kept if row[0] < step or not row[1].startswith("val/")]
 
         def write(part: Path) -> None:
             with part.open("w", newline="") as file:
@@ -50,9 +50,28 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        rows = [(step, name, value) for name, value in metrics.items()]
-        with self.path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        """Append lines; those that a full disk refuses wait for the next call."""
+        assert step is not None
+        failed_before = bool(self.waiting)
+        self.waiting += [(step, name, value) for name, value in metrics.items()]
+        try:
+            self._append()
+        except OSError as error:
+            if not failed_before:
+                print(f"WARNING: {self.path}: {error.strerror}; its lines wait", file=sys.stderr)
+        else:
+            self.waiting = []
+
+    def _append(self) -> None:
+        """All waiting lines or none."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self.waiting)
+        with self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            data = text.getvalue().encode()
+            if file.write(data) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,5 +1,8 @@
 """Generated validation scenes: metrics on all ranks, and a grid of the first ones."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +82,12 @@ class ValidationScenes(Callback):
             results = self.metrics.compute()
             pl_module.record({f"val/{name}": value for name, value in results.items()})
             if trainer.is_global_zero:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / "metrics.json", results)
+                with warned_of_a_full_disk(folder):
+                    write_json(folder / "metrics.json", results)
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
-            self._write_grid(trainer, folder, rows)
+            with warned_of_a_full_disk(folder):
+                self._write_grid(trainer, folder, rows)
 
     def _gather(self, trainer: Trainer) -> list[GridRow]:
         """The rows of all ranks on rank zero, in the order of the samples."""
@@ -95,13 +99,22 @@ class ValidationScenes(Callback):
         return sorted(rows, key=lambda row: row[0])
 
     def _write_grid(self, trainer: Trainer, folder: Path, rows: list[GridRow]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
         grid = sample_grid(columns, [row[1] for row in rows])
         replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("samples", [grid], step=trainer.global_step)
+
+
+@contextmanager
+def warned_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """A folder to write into; what cannot be written costs a line, not the run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        print(f"WARNING: {folder} is not complete: {error.strerror}", file=sys.stderr)
 
 
 def load_judge(path: str | None) -> Judge | None:

@@ -1,6 +1,7 @@
 """`anyscene train`, `export`, `report` and `demo`: a run and what is made of it."""
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -38,24 +39,51 @@ def add_demo(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from anyscene.config_io import load_config
+    from anyscene.preemption import RunStopped, survivable
+    from anyscene.ranks import is_first_process
 
-    config = load_config(options.config, options.overrides)
-    from anyscene.quiet import quiet_libraries
-
-    quiet_libraries()
     if options.dry_run:
-        from anyscene.cost import count_step, plan_lines
-
-        cost = count_step(config)
-        print("\n".join([*cost.lines(), *plan_lines(config, cost)]))
+        return _count(options)
+    try:
+        with survivable():
+            run = _train_held(options)
+    except RunStopped as stop:
+        if is_first_process():
+            print(f"anyscene: {stop}", file=sys.stderr)
         return 0
-    from anyscene.train import is_first_process, train
-
-    run = train(config)
     if is_first_process():
         print(f"run folder: {run}")
     return 0
+
+
+def _count(options: argparse.Namespace) -> int:
+    """What a step of the run costs, without training."""
+    from anyscene.config_io import load_config
+    from anyscene.elastic import fit_accumulation
+
+    config = load_config(options.config, options.overrides, fit_accumulation)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.cost import count_step, plan_lines
+
+    cost = count_step(config)
+    print("\n".join([*cost.lines(), *plan_lines(config, cost)]))
+    return 0
+
+
+def _train_held(options: argparse.Namespace) -> Path:
+    """Train while the signals to stop are held back."""
+    from anyscene.config_io import load_config
+    from anyscene.elastic import fit_accumulation
+
+    config = load_config(options.config, options.overrides, fit_accumulation)
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.train import train
+
+    return train(config)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -7,26 +7,27 @@ import pytest
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.checkpoint import AtomicCheckpointIO
+from anyscene.errors import DamageError
 
 
-def trainer_of(rank: int = 0) -> SimpleNamespace:
-    """As much of a trainer as the callback sees; every rank takes part in saving."""
-    io = AtomicCheckpointIO()
-    trainer = SimpleNamespace(global_step=0, is_global_zero=rank == 0, saved=[])
-    trainer.strategy = SimpleNamespace(checkpoint_io=io)
+def trainer_of() -> SimpleNamespace:
+    """As much of a trainer as the callback sees."""
+    trainer = SimpleNamespace(global_step=0, saved=[])
 
     def save(path: Path, weights_only: bool) -> None:
         assert not weights_only
+        assert path.name == f"step-{trainer.global_step:08d}.ckpt"
         trainer.saved.append(trainer.global_step)
-        if rank == 0:
-            io.save_checkpoint({"global_step": trainer.global_step}, path)
 
     trainer.save_checkpoint = save
     return trainer
 
 
+def checkpoints_of(folder: Path, every: int, start_step: int = 0) -> Checkpoints:
+    return Checkpoints(folder, AtomicCheckpointIO(keep=2), every, start_step)
+
+
 def run(callback: Checkpoints, trainer: SimpleNamespace, steps: int, accumulate: int = 1) -> None:
-    callback.on_train_start(trainer, None)
     for _ in range(steps):
         for _ in range(accumulate - 1):
             callback.on_train_batch_end(trainer, None)
@@ -39,26 +40,34 @@ def run(callback: Checkpoints, trainer: SimpleNamespace, steps: int, accumulate:
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_every_few_steps_and_at_the_end(steps, saved, accumulate, tmp_path):
     trainer = trainer_of()
-    run(Checkpoints(tmp_path, every=3, keep=9), trainer, steps, accumulate)
+    run(checkpoints_of(tmp_path, every=3), trainer, steps, accumulate)
     assert trainer.saved == saved
-
-
-def test_only_the_newest_stay(tmp_path):
-    run(Checkpoints(tmp_path, every=2, keep=2), trainer_of(), 9)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"step-0000000{n}.{kind}" for n in (8, 9) for kind in ("ckpt", "json")]
 
 
 def test_a_resumed_run_does_not_save_where_it_began(tmp_path):
     trainer = trainer_of()
     trainer.global_step = 6
-    run(Checkpoints(tmp_path, every=3, keep=2), trainer, 1)
+    run(checkpoints_of(tmp_path, every=3, start_step=6), trainer, 1)
     assert trainer.saved == [7]
 
 
-def test_other_ranks_take_part_and_remove_nothing(tmp_path):
-    run(Checkpoints(tmp_path, every=1, keep=5), trainer_of(0), 4)
-    other = trainer_of(1)
-    run(Checkpoints(tmp_path, every=1, keep=2), other, 4)
-    assert other.saved == [1, 2, 3, 4]
-    assert len(list(tmp_path.glob("*.ckpt"))) == 4
+def test_the_end_waits_for_the_disk(tmp_path):
+    callback = checkpoints_of(tmp_path, every=3)
+    callback.io.failure = OSError("disk full")
+    with pytest.raises(DamageError, match="disk full"):
+        run(callback, trainer_of(), 4)
+
+
+def test_a_checkpoint_counts_micro_batches_of_the_present_size(tmp_path):
+    def counters() -> dict:
+        return {part: {"ready": 5, "completed": 4} for part in ("total", "current")}
+
+    loop = {
+        f"epoch_loop.{name}": counters() for name in ("batch_progress", "val_loop.batch_progress")
+    }
+    checkpoint = {"global_step": 6, "loops": {"fit_loop": loop}}
+    trainer = SimpleNamespace(accumulate_grad_batches=4)
+    checkpoints_of(tmp_path, every=3).on_load_checkpoint(trainer, None, checkpoint)
+    for part in ("total", "current"):
+        assert loop["epoch_loop.batch_progress"][part] == {"ready": 24, "completed": 24}
+        assert loop["epoch_loop.val_loop.batch_progress"][part] == {"ready": 0, "completed": 0}

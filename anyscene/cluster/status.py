@@ -1,0 +1,65 @@
+"""`anyscene status`: a run as its folder and SLURM show it. No torch here."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from anyscene.errors import InputError
+from anyscene.metrics_file import read_metrics
+
+
+def describe(run: Path, lines: int) -> str:
+    """State, restarts, step, speed, last checkpoint and the end of the log, a line each.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    logs = sorted((run / "logs").glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
+    if not logs and not (run / "run.json").is_file():
+        raise InputError(f"{run} is no run folder: it has neither run.json nor logs of SLURM")
+    path = run / "run.json"
+    jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    parts = [
+        ("state", state(jobs[-1]["slurm_job_id"] if jobs else None, logs)),
+        ("restarts", str(max(0, len(jobs) - 1))),
+        ("step", progress(run)),
+        ("checkpoint", last_checkpoint(run)),
+    ]
+    text = "\n".join(f"{name + ':':<12}{value}" for name, value in parts)
+    if logs:
+        tail = logs[-1].read_text(errors="replace").splitlines()[-lines:]
+        text += "\n".join(["", f"{'log:':<12}{logs[-1]}", *(f"  {line}" for line in tail)])
+    return text
+
+
+def state(job_id: str | None, logs: list[Path]) -> str:
+    """SLURM's state of the last job, where there is one and SLURM still knows it."""
+    if job_id is None and logs:
+        job_id = logs[-1].stem.partition("-")[2]
+    if job_id is None:
+        return "not started by SLURM"
+    if shutil.which("squeue") is None:
+        return f"unknown: no SLURM here (job {job_id})"
+    command = ["squeue", "--noheader", f"--jobs={job_id}", "--states=all", "--format=%T (%r), %M"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    known = done.stdout.strip() if done.returncode == 0 else ""
+    return f"{known or 'not in the queue'} (job {job_id})"
+
+
+def progress(run: Path) -> str:
+    """Optimizer steps logged, and the speed then."""
+    rows = [row for row in read_metrics(run / "metrics.csv") if row[1].startswith("train/")]
+    if not rows:
+        return "none logged"
+    step = max(row[0] for row in rows)
+    speeds = [value for _, name, value in rows if name == "train/images_per_second"]
+    return f"{step}" + (f", {speeds[-1]:.3g} images/s" if speeds else "")
+
+
+def last_checkpoint(run: Path) -> str:
+    """The newest finished checkpoint and its size."""
+    records = sorted((run / "checkpoints").glob("step-*.json"))
+    if not records:
+        return "none"
+    return f"{records[-1].stem}, {json.loads(records[-1].read_text())['bytes'] / 1e9:.3g} GB"

@@ -1,0 +1,21 @@
+"""Reading `metrics.csv`: lines of step, name and value. No torch here."""
+
+import csv
+from pathlib import Path
+
+HEADER = ("step", "name", "value")
+Row = tuple[int, str, float]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`; a torn last line is left out."""
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    rows = [row for row in csv.reader(whole.splitlines()) if len(row) == 3 and row != list(HEADER)]
+    return [(int(step), name, float(value)) for step, name, value in rows]
+
+
+def is_validated(path: Path, step: int) -> bool:
+    """Whether a `metrics.csv` has a whole validation at a step; its loss is logged last."""
+    return any(row[:2] == (step, "val/loss") for row in read_metrics(path))

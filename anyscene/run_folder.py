@@ -1,0 +1,137 @@
+"""The run folder: `config.yaml` and `run.json`, and the checkpoint to go on from."""
+
+import json
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from anyscene import __version__
+from anyscene.checkpoint import check_checkpoint, checkpoints, last_good_checkpoint, step_of
+from anyscene.config import Config
+from anyscene.config_io import changed_values, save_config
+from anyscene.errors import AnySceneError, ConfigError, DamageError
+from anyscene.files import write_json
+from anyscene.ranks import is_first_process, node_name
+
+VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
+
+
+def agreed_checkpoint(config: Config, run: Path) -> Path | None:
+    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already."""
+    if not distributed.is_initialized():
+        return find_checkpoint(config, run)
+    if distributed.get_rank() > 0:
+        answer: list[Any] = [None]
+        distributed.broadcast_object_list(answer)
+        if isinstance(answer[0], Exception):
+            raise SystemExit(2)  # rank zero tells why
+        return answer[0]
+    try:
+        found = find_checkpoint(config, run)
+    except (AnySceneError, DamageError) as error:
+        distributed.broadcast_object_list([error])
+        raise
+    distributed.broadcast_object_list([found])
+    return found
+
+
+def find_checkpoint(config: Config, run: Path) -> Path | None:
+    """Where to go on from; None to start anew.
+
+    Raises:
+        ConfigError: going on as `train.resume` says would overwrite or mix up a run.
+        DamageError: the checkpoint that `train.resume` names is damaged.
+    """
+    resume = config.train.resume
+    if resume == "auto":
+        return last_good_checkpoint(run / "checkpoints")
+    if resume == "never":
+        if is_first_process() and (run / "run.json").exists():  # others may see what it writes
+            raise ConfigError(
+                f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
+                "it, or another name"
+            )
+        return None
+    check_checkpoint(Path(resume))
+    newest = next(iter(checkpoints(run / "checkpoints")), None)
+    if newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
+        raise ConfigError(
+            f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
+            "remove the newer checkpoints or give the run another name"
+        )
+    return Path(resume)
+
+
+def prepare_run_folder(run: Path, config: Config, base_sha256: str, start_step: int) -> None:
+    """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes.
+
+    `config.yaml` is what the run goes on with. Where a value differs from the start before, the
+    record of this start in `run.json` says so.
+    """
+    if not is_first_process():
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run)
+    changed = changed_values(run / "config.yaml", config)
+    save_config(config, run / "config.yaml")
+    record = read_record(run)
+    identity = f"{config.name}-{os.urandom(4).hex()}"
+    record.setdefault("run_id", identity)
+    record.setdefault("wandb_id", identity)
+    record["base"] = {
+        "path": config.base.path,
+        "revision": config.base.revision,
+        "sha256": base_sha256,
+    }
+    record["git_commit"] = git_commit()
+    record["versions"] = package_versions()
+    job = {
+        "step": start_step,
+        "host": node_name(),
+        "nodes": config.train.nodes,
+        "devices": config.train.devices,
+        "accumulate": config.train.accumulate,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "changed": changed,
+    }
+    record.setdefault("jobs", []).append(job)
+    write_json(run / "run.json", record)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """`run.json`, or nothing where the run is new."""
+    path = run / "run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def remove_leftovers(run: Path) -> None:
+    """Files that a killed start was writing, so that starts do not fill the disk."""
+    for folder in (run, run / "checkpoints"):
+        for part in folder.glob(".*.part"):
+            part.unlink()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {"anyscene": __version__, **{name: version(name) for name in VERSIONS_OF}}
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with `+dirty` for uncommitted changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

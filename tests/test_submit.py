@@ -1,0 +1,189 @@
+"""Job scripts: what a user asks for, in SLURM's words; no Slurm needed."""
+
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny import tiny_config
+from training import refused
+
+from anyscene.cli import main
+from anyscene.cluster import submit
+from anyscene.config_io import load_config
+
+
+@pytest.fixture
+def config_file(tiny_base_folder, demo_shards, tmp_path):
+    tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs")
+    return tmp_path / "runs" / "tiny.yaml"
+
+
+def script_of(capsys, *words: str) -> str:
+    """What `anyscene submit ... --dry-run` prints: bash that parses."""
+    capsys.readouterr()
+    assert main(["submit", *words, "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    return script
+
+
+def options_of(script: str) -> dict[str, str]:
+    """The `#SBATCH --NAME=VALUE` lines."""
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
+
+
+def test_the_options_of_a_run(config_file, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = (
+        "data.batch_size=32 cluster.stop_seconds=90 cluster.sbatch=[--constraint=h100,--exclusive] "
+        "--nodes 4 --gpus 8 --partition long --account a1 --qos high --cpus 12 --memory 240G "
+        "--time 2-00:00:00"
+    )
+    words = asked.split()
+    script = script_of(capsys, str(config_file), "cluster.setup=[module load cuda]", *words)
+    assert options_of(script) == {
+        "job-name": "tiny",
+        "chdir": str(tmp_path),
+        "output": str(tmp_path / "runs/tiny/logs/slurm-%j.out"),
+        "open-mode": "append",
+        "requeue": "",
+        "nodes": "4",
+        "ntasks-per-node": "8",
+        "gpus-per-node": "8",
+        "cpus-per-task": "12",
+        "mem": "240G",
+        "time": "2-00:00:00",
+        "signal": "USR1@90",
+        "partition": "long",
+        "account": "a1",
+        "qos": "high",
+        "constraint": "h100",
+        "exclusive": "",
+    }
+    assert "\nmodule load cuda\n" in script
+    assert not (tmp_path / "runs/tiny").exists()
+
+
+def test_cpu_nodes_have_tasks_and_no_gpus(config_file, capsys):
+    script = script_of(capsys, str(config_file), "--gpus", "0", "--tasks", "2")
+    options = options_of(script)
+    assert options["ntasks-per-node"] == "2"
+    assert "gpus-per-node" not in options
+    assert "partition" not in options
+
+
+def test_the_requeue_is_the_only_logic_and_comes_last(config_file, capsys):
+    """Run by bash: with and without the marker, and with what srun returns."""
+    script = script_of(capsys, str(config_file), "--gpus", "0")
+    for marker, code in ((True, 0), (True, 137), (False, 0), (False, 2)):
+        calls, status = run_script(script, config_file.parent, marker, code)
+        assert calls[0].startswith("srun --kill-on-bad-exit=1")
+        assert calls[1:] == (["scontrol requeue 77"] if marker else [])
+        assert status == code
+
+
+def run_script(script: str, folder: Path, marker: bool, code: int) -> tuple[list[str], int]:
+    """Run a job script with stand-ins for srun and scontrol; their calls, and its status."""
+    calls, programs = folder / "calls", folder / "programs"
+    calls.unlink(missing_ok=True)
+    programs.mkdir(exist_ok=True)
+    leave = 'mkdir -p "${ANYSCENE_REQUEUE%/*}"; touch "$ANYSCENE_REQUEUE"' if marker else "true"
+    bodies = {"srun": f"{leave}\nexit {code}", "scontrol": 'rm -f "$ANYSCENE_REQUEUE"'}
+    for name, body in bodies.items():
+        program = programs / name
+        program.write_text(f'#!/bin/bash\necho "{name} $*" >>{calls}\n{body}\n')
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "77"}
+    done = subprocess.run(["bash"], input=script, text=True, env=environment)
+    return calls.read_text().splitlines(), done.returncode
+
+
+def test_a_run_a_seed(config_file, capsys):
+    script = script_of(capsys, str(config_file), "--gpus", "0", "--seeds", "0-3")
+    assert options_of(script)["array"] == "0-3"
+    assert options_of(script)["output"].endswith("/slurm-%A_%a.out")
+    assert "name=tiny-$SLURM_ARRAY_TASK_ID train.seed=$SLURM_ARRAY_TASK_ID\n" in script
+
+
+def test_a_preparation_as_an_array(config_file, capsys):
+    words = "coco --images 'my photos' --instances i.json --out data/coco"
+    script = script_of(capsys, str(config_file), "--prepare", words, "--parts", "16")
+    assert options_of(script)["array"] == "0-15"
+    assert "gpus-per-node" not in options_of(script)
+    ending = f"prepare {words} --shard-index $SLURM_ARRAY_TASK_ID --num-shards 16\n"
+    assert ending in script
+    for code, requeued in ((143, True), (138, True), (137, False), (1, False), (0, False)):
+        calls, _ = run_script(script, config_file.parent, False, code)
+        assert (len(calls) == 2) == requeued
+
+
+def test_a_benchmark_as_an_array(config_file, capsys):
+    script = script_of(capsys, str(config_file), "--benchmark", "generate m --scenes s.jsonl")
+    assert options_of(script)["gpus-per-node"] == "1"
+    assert "anyscene.cli generate m --scenes s.jsonl --shard-index" in script
+
+
+def test_a_container_and_its_python(config_file, capsys):
+    words = ("cluster.container=apptainer exec --nv a.sif", "cluster.python=python3")
+    script = script_of(capsys, str(config_file), *words)
+    assert "apptainer exec --nv a.sif python3 -m anyscene.cli train" in script
+
+
+def test_a_requeued_job_keeps_the_configuration_that_was_submitted(
+    config_file, capsys, monkeypatch
+):
+    scripts = []
+    monkeypatch.setattr(submit, "submit", lambda script, _: scripts.append(script) or "41")
+    assert main(["submit", str(config_file), "train.steps=5"]) == 0
+    log = config_file.parent / "tiny/logs/slurm-41.out"
+    assert capsys.readouterr().out == f"job: 41\nlog: {log}\n"
+    frozen = load_config(config_file.parent / "tiny/logs/submit-1.yaml")
+    assert (frozen.train.steps, frozen.cluster.gpus) == (5, 1)
+    assert "/tiny/logs/submit-1.yaml\n" in scripts[0]
+    assert main(["submit", str(config_file)]) == 0
+    assert "/tiny/logs/submit-2.yaml\n" in scripts[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--nodes", "two"], ["train.nodes", "two"]),
+        (["--gpus", "8", "--tasks", "9", "data.batch_size=9"], ["cluster.gpus=8", "=9"]),
+        (["--nodes", "3"], ["data.batch_size=2 is not divisible"]),
+    ],
+)
+def test_mistakes_are_told_before_slurm_is_asked(words, parts, config_file, capsys):
+    line = refused(["submit", str(config_file), *words], capsys)
+    for part in parts:
+        assert part in line
+
+
+def test_without_slurm_it_says_where_to_submit(config_file, capsys, monkeypatch):
+    monkeypatch.setattr(submit.shutil, "which", lambda _: None)
+    line = refused(["submit", str(config_file)], capsys)
+    assert "no sbatch here" in line
+
+
+def test_what_sbatch_says_is_told_in_one_line(config_file, capsys, monkeypatch, tmp_path):
+    program = tmp_path / "sbatch"
+    program.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: no' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    line = refused(["submit", str(config_file), "--partition", "no"], capsys)
+    assert "sbatch refuses the job: invalid partition specified: no" in line
+
+
+def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert main(["status", str(tiny_run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "state:      not started by SLURM"
+    assert lines[1] == "restarts:   0"
+    assert lines[2].startswith("step:       ")
+    assert re.fullmatch(r"checkpoint: step-00000003, [\d.e-]+ GB", lines[3])
+    line = refused(["status", str(tmp_path)], capsys)
+    assert "is no run folder" in line
