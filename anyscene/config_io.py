@@ -318,18 +318,13 @@ def check_paths(config: Config) -> None:
         raise ConfigError(
             f"base.path={path!r} is neither a folder here nor a hub id such as ORGANISATION/NAME"
         )
-    sources = {"data.train": config.data.train, "data.val": config.data.val}
-    sources |= {f"data.mix: {location}": location for location in config.data.mix}
-    remote = {key: value for key, value in sources.items() if value and is_remote(value)}
-    for key, value in remote.items():
-        check_location(key, value)
-    folders = {
-        **{key: value for key, value in sources.items() if key not in remote},
-        "metrics.judge": config.metrics.judge,
-        "fim.init": config.fim.init,
-    }
-    for key, value in folders.items():
-        if value is not None and not Path(value).is_dir():
+    folders = [("data.train", config.data.train), ("data.val", config.data.val)]
+    folders += [("data.mix", location) for location in config.data.mix]
+    folders += [("metrics.judge", config.metrics.judge), ("fim.init", config.fim.init)]
+    for key, value in folders:
+        if key.startswith("data.") and value is not None and is_remote(value):
+            check_location(key, value)
+        elif value is not None and not Path(value).is_dir():
             raise ConfigError(f"{key}={value!r} is not a folder here")
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).is_file():

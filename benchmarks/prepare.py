@@ -35,7 +35,7 @@ from data_prep.coco import make_coco_sample
 from data_prep.coco_annotations import ImageRecord, read_records
 from data_prep.coco_sample import Settings
 from data_prep.framing import Framing
-from data_prep.images import decode_image, encode_scene
+from data_prep.images import LARGEST_REDUCTION, decode_image, encode_scene
 
 IMAGES = 24
 SIDE = 1024  # pixels
@@ -89,7 +89,7 @@ def make_images(folder: Path) -> Path:
     """JPEGs with the spectrum and the size in bytes of photos, and three polygons each."""
     (folder / "images").mkdir()
     random = np.random.default_rng(0)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE), np.fft.rfftfreq(SIDE), indexing="ij"))
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     images, annotations = [], []
     for number in range(IMAGES):
         spectrum = np.fft.rfft2(random.normal(size=(3, SIDE, SIDE)))
@@ -140,8 +140,9 @@ def describe(make: Callable, coco: Path, record: ImageRecord) -> Task | None:
 
 def our_scene(task: Task) -> bytes:
     """The JPEG of the scene as preparation makes it."""
-    image = decode_image(task.path, min(task.framing.reduction, 8))
-    return encode_scene(task.framing.apply(image, task.corner), lossless=False)
+    reduction = min(task.framing.reduction, LARGEST_REDUCTION)
+    image = task.framing.apply(decode_image(task.path, reduction), task.corner, reduction)
+    return encode_scene(image, lossless=False)
 
 
 def peer_scene(task: Task) -> bytes:

@@ -18,7 +18,7 @@ from anyscene.errors import InputError
 from data_prep.boxes import Box, as_uint8
 from data_prep.buckets import Size, by_nearness
 from data_prep.coco_annotations import TRUTH_NAME, ImageRecord
-from data_prep.framing import Coverage, Framing, ceil_divided, number_elements, soften, union
+from data_prep.framing import Coverage, Framing, number_elements, reduced_size, soften, union
 from data_prep.images import LARGEST_REDUCTION, LOSSLESS_SIDE, encode_mask, encode_scene
 from data_prep.instances import Instance, contact_distance, decode_instances, touching_groups
 from data_prep.mask_quality import mask_quality
@@ -178,9 +178,9 @@ def _read(
     difference is less than the reduction, which is less than a pixel of the scene."""
     reduction = min(framing.reduction, LARGEST_REDUCTION)
     image = read_scene(reduction)
-    if image.shape[:2] != ceil_divided((record.height, record.width), reduction):
+    if image.shape[:2] != reduced_size((record.height, record.width), reduction):
         raise RejectedError("size differs from the annotation's")
-    return framing.apply(image, corner)
+    return framing.apply(image, corner, reduction)
 
 
 def _place(

@@ -74,17 +74,22 @@ class Framing:
         """Whether the bucket has the image's own size, so that nothing changes."""
         return (self.height, self.width) == self.bucket
 
-    def apply(self, image: NDArray[np.uint8], top_left: tuple[int, int]) -> NDArray[np.uint8]:
-        """Resize H W or H W C and crop at (top, left).
+    def apply(
+        self, image: NDArray[np.uint8], top_left: tuple[int, int], reduced_by: int = 1
+    ) -> NDArray[np.uint8]:
+        """Resize H W or H W C, which may have been reduced already, and crop at (top, left).
 
-        The means of squares of `reduction` pixels come first, unless the image has been reduced
-        already. The rest, by more than a half, is cubic, and linear where that would alias.
+        The image is reduced by `reduction` first. The rest, by more than a half, is cubic, or
+        linear where that would alias.
         """
         if not self.keeps_pixels():
-            image = _reduce(image, ceil_divided((self.height, self.width), self.reduction))
-            cubic = self.scale * self.reduction >= LEAST_CUBIC
-            how = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
-            image = as_uint8(cv2.resize(image, self.resized[::-1], interpolation=how))
+            image = reduced(image, self.reduction // reduced_by)
+            down, across = (
+                self.resized[axis] / length * self.reduction
+                for axis, length in enumerate((self.height, self.width))
+            )
+            how = cv2.INTER_CUBIC if min(down, across) >= LEAST_CUBIC else cv2.INTER_LINEAR
+            image = as_uint8(cv2.resize(image, None, fx=across, fy=down, interpolation=how))
         top, left = top_left
         box = Box(top, left, top + self.bucket[0], left + self.bucket[1])
         return np.ascontiguousarray(box.cut(image))
@@ -98,7 +103,7 @@ class Framing:
         if self.keeps_pixels():
             return Coverage(box, values)
         values, box = _aligned(values, box, self.reduction)
-        values = _reduce(values, ceil_divided(values.shape, self.reduction))
+        values = reduced(values, self.reduction)
         rows = self._axis(0, (box.top, box.bottom), top_left[0])
         columns = self._axis(1, (box.left, box.right), top_left[1])
         place = Box(rows.start, columns.start, rows.end, columns.end)
@@ -131,14 +136,20 @@ class _Axis:
     origin: float
 
 
-def ceil_divided(size: Sequence[int], divisor: int) -> tuple[int, int]:
+def reduced_size(size: Sequence[int], factor: int) -> tuple[int, int]:
     """Height and width divided and rounded up, as JPEG decoders do."""
-    return -(-size[0] // divisor), -(-size[1] // divisor)
+    return -(-size[0] // factor), -(-size[1] // factor)
 
 
-def _reduce(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    if image.shape[:2] == size:
+def reduced(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """The means of squares of `factor` pixels; the last ones are continued beyond the image."""
+    if factor == 1:
         return image
+    height, width = image.shape[:2]
+    image = as_uint8(
+        cv2.copyMakeBorder(image, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
+    )
+    size = reduced_size(image.shape, factor)
     return as_uint8(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.boxes import as_uint8
-from data_prep.framing import ceil_divided
+from data_prep.framing import reduced
 from data_prep.preparation import RejectedError
 
 LOSSLESS_SIDE = 128  # pixels: scenes up to this square are stored as PNG
@@ -50,10 +50,7 @@ def decode_image(path: Path, reduction: int = 1) -> NDArray[np.uint8]:
         image = None
     if image is None:
         raise RejectedError("unreadable file")
-    if reduction > 1 and not is_jpeg:
-        size = ceil_divided(image.shape, reduction)
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    return as_uint8(image)
+    return as_uint8(image) if is_jpeg else reduced(as_uint8(image), reduction)
 
 
 def encode_scene(image: NDArray[np.uint8], *, lossless: bool) -> bytes:

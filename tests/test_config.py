@@ -127,6 +127,13 @@ def test_mistakes_in_the_file_name_the_file(text, line, tmp_path):
         ("train.prompt_dropout=1.5", "must be between 0 and 1"),
         ("data.mask_jitter=2.5", "data.mask_jitter=2.5 must be between 0 and 2"),
         ("data.canvas_colour=0.6", "data.canvas_colour=0.6 must be between 0 and 0.5"),
+        ("data.cache_gb=0", "data.cache_gb=0.0 must be greater than 0"),
+        ("data.mix={nowhere: 0.5}", "data.mix='nowhere' is not a folder"),
+        ("data.mix={a: 0}", "data.mix: the weight 0.0 of 'a' must be positive"),
+        ("data.mix={a: much}", "data.mix.a in the command line: "),
+        ("data.mix=other", "data.mix in the command line: "),
+        ("data.val='pipe:cat x'", "data.val='pipe:cat x' has no {name}"),
+        ("data.train=htps://x", "data.train='htps://x' cannot be read here: Protocol not known"),
         ("train.ema_decay=1", "must be at least 0 and less than 1"),
         ("train.betas=[0.9,1]", "needs 2, each at least 0 and less than 1"),
         ("train.keep_checkpoints=1", "must be at least 2"),
@@ -163,6 +170,8 @@ def test_saved_config_loads_to_the_same_object(tmp_path, yaml_file):
         "fim.embedder_channels=[8,16]",
         "loss.gamma=1e-3",
         "name='a-b: c'",
+        "data.train=https://host/set",
+        "data.mix={'pipe:cat a/{name}': 0.5}",
     ]
     config = load_config(yaml_file, overrides)
     save_config(config, tmp_path / "saved.yaml")

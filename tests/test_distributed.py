@@ -54,8 +54,8 @@ OPTIONS = ("train.steps=8", "train.validate_every=8", "sample.micro_batch=1")
 
 @pytest.fixture(scope="module")
 def two(workspace: Workspace) -> TwoProcesses:
-    judge = workspace.judge
-    return train_on_two(workspace, "two", judge, "train.resume=never", *OPTIONS)
+    options = (workspace.judge, "train.resume=never", "data.workers=1", *OPTIONS)
+    return train_on_two(workspace, "two", *options)
 
 
 @pytest.fixture(scope="module")

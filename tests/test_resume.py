@@ -1,6 +1,7 @@
 """Going on with a run: exactly as if it had not stopped, or not at all."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import tiny_base
 from training import assert_same_training_state, contents, recorded_keys, refused
@@ -127,19 +129,64 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     assert not workspace.run("other").folder.exists()
 
 
+def mixed_with_workers(demo_shards):
+    """Two loader processes, a second data set, a checkpoint a step."""
+    mix = f"data.mix={{{demo_shards / 'val'}: 0.5}}"
+    return ["data.workers=2", mix, "train.checkpoint_every=1", "train.keep_checkpoints=9"]
+
+
+@pytest.fixture(scope="module")
+def mixed(workspace, demo_shards):
+    """An uninterrupted run of six steps of a mix with loader processes, and its batches' keys."""
+    with recorded_keys() as keys:
+        run = workspace.train("mixed", *mixed_with_workers(demo_shards), "data.val=null")
+    return run, keys
+
+
+@pytest.mark.parametrize(("step", "workers"), [(1, 2), (2, 0), (4, 1), (5, 2)])
+def test_stopping_at_any_step_with_loader_processes(step, workers, mixed, workspace, demo_shards):
+    run, keys = mixed
+    copy = workspace.killed_copy(run, f"mixed-{step}", step)
+    options = [*mixed_with_workers(demo_shards), "data.val=null", f"data.workers={workers}"]
+    with recorded_keys() as resumed:
+        workspace.train(copy.folder.name, *options)
+    assert resumed == keys[step:]
+    assert_same_training_state(copy.state(6), run.state(6))
+
+
+@pytest.mark.usefixtures("mixed")
+def test_a_resume_needs_its_mix(workspace, demo_shards, capsys):
+    for mix in ("data.mix={}", f"data.mix={{{demo_shards / 'val'}: 0.25}}"):
+        line = refused(workspace.command("mixed", mix, "train.steps=9"), capsys)
+        assert line.startswith("anyscene: data.mix (weights, and sha256 of the manifests) is [")
+
+
 @pytest.mark.slow
-def test_a_killed_process_goes_on_as_if_nothing_had_happened(whole, workspace):
-    """SIGKILL after the first checkpoint, then the same command again."""
-    run, _ = whole
-    command = workspace.command("killed", workspace.judge)
-    program = [sys.executable, "-m", "anyscene.cli", *command]
-    process = subprocess.Popen(program, cwd=REPOSITORY)
-    killed = workspace.run("killed")
-    while not killed.checkpoint(3).with_suffix(".json").exists():
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_killed_process_goes_on_as_if_nothing_had_happened(step, mixed, workspace, demo_shards):
+    """SIGKILL at a step, with loader processes, then the same command again."""
+    run, keys = mixed
+    name = f"killed-{step}"
+    options = [*mixed_with_workers(demo_shards), "data.val=null"]
+    notes = workspace.yaml.parent / f"keys-of-{name}"
+    notes.mkdir()
+    program = [sys.executable, "-m", "record_keys", str(notes), *workspace.command(name, *options)]
+    tests = REPOSITORY / "tests"
+    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tests}"}
+    process = subprocess.Popen(program, cwd=tests, env=environment)
+    killed = workspace.run(name)
+    while not killed.checkpoint(step).with_suffix(".json").exists():
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.001)
+    loaders = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    workspace.train("killed", workspace.judge)
+    seen = [json.loads(line) for line in (notes / "keys-0.jsonl").read_text().splitlines()]
+    assert seen == keys[: len(seen)]
+    assert len(loaders) == 2
+    assert psutil.wait_procs(loaders, timeout=30)[1] == []
+    with recorded_keys() as resumed:
+        workspace.train(name, *options)
+    assert step <= 6 - len(resumed) <= len(seen) <= 6
+    assert resumed == keys[6 - len(resumed) :]
     assert_same_training_state(killed.state(6), run.state(6))
-    assert killed.figures("train/loss") == run.figures("train/loss")

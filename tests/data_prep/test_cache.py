@@ -15,6 +15,7 @@ from safetensors.torch import load
 from shard_folders import Members, drawn_sample, rewrite, write_manifest, write_shards
 from small_coco import file_bytes
 
+from anyscene.cli import main
 from anyscene.data.reader import ShardReader
 from anyscene.data.sample import ShardManifest
 from anyscene.data.stream import Slot
@@ -329,6 +330,21 @@ def test_what_cannot_be_cached_is_told(
     )
     if not torch.cuda.is_available():
         assert "--device cuda: there is no GPU" in refused(source, replace(settings, device="cuda"))
+
+
+def test_the_command_line(
+    source: Path, whole: Path, tiny_base_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    command = ["prepare", "cache", str(source), "--base", str(tiny_base_folder), "--device", "cpu"]
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*command, *out, "--dtype", "fp32", "--batch-size", "3"]) == 0
+    assert file_bytes(tmp_path / "out") == file_bytes(whole)
+    assert main([*command, *out]) == 2
+    assert "base dtype is fp32 there, fp16 asked for" in capsys.readouterr().err
+    parts = ["--shard-index", "1", "--num-shards", "2"]
+    assert main([*command, "--out", str(tmp_path / "parts"), *parts]) == 0
+    manifest = ShardManifest.read(tmp_path / "parts" / "part-00001-of-00002")
+    assert (manifest.samples, manifest.base["dtype"]) == (3, "fp16")
 
 
 def test_the_manifest_is_canonical(whole: Path) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from small_coco import SIZE, SmallCoco, box, runs
@@ -165,3 +166,73 @@ def test_without_captions_the_categories_make_one(coco: SmallCoco) -> None:
     coco.add(box(10, 10, 30, 30), box(30, 10, 50, 30))
     _, samples = coco.prepare(captions=None)
     assert samples[1]["meta"]["captions"] == ["a photo of an apple and a boat"]
+
+
+BUCKETS = ((64, 64), (64, 128), (128, 64))
+
+
+def test_an_image_gets_the_bucket_nearest_to_its_shape(coco: SmallCoco) -> None:
+    for size in ((64, 64), (70, 130), (120, 64), (64, 84)):
+        coco.add(box(20, 20, 40, 40), size=size)
+    manifest, samples = coco.prepare(buckets=BUCKETS)
+    found = [samples[number]["meta"]["bucket"] for number in range(1, 5)]
+    assert found == ["64x64", "64x128", "128x64", "64x64"]
+    assert manifest.buckets == {"64x64": 2, "64x128": 1, "128x64": 1}
+    for sample in samples.values():
+        height, width = sample["meta"]["size"]
+        assert sample["scene"].shape[:2] == sample["mask"].shape == (height, width)
+        assert sample["meta"]["bucket"] == f"{height}x{width}"
+    assert samples[2]["meta"]["original_size"] == [70, 130]
+    assert [record.bucket for record in manifest.shards] == ["64x64", "64x128", "128x64"]
+
+
+def test_a_bucket_that_would_cut_an_element_gives_way_to_the_next(coco: SmallCoco) -> None:
+    coco.add(box(10, 3, 40, 60), size=(64, 100))  # 64x128 is nearer, but only 50 rows of it stay
+    coco.add(box(10, 10, 90, 40), size=(64, 100))  # 64x64 would cut this one
+    coco.add(box(5, 3, 20, 60), box(80, 10, 95, 60), size=(64, 100))  # not both fit anywhere
+    manifest, samples = coco.prepare(buckets=BUCKETS, soften=0.0)
+    assert [samples[number]["meta"]["bucket"] for number in (1, 2)] == ["64x64", "64x128"]
+    assert (samples[1]["mask"] > 127).sum() == 30 * 57
+    assert len(samples[3]["meta"]["elements"]) == 1
+    assert manifest.rejected == {"group: does not fit into the crop": 1}
+
+
+def test_an_image_is_enlarged_to_double_at_most_unless_told_otherwise(coco: SmallCoco) -> None:
+    coco.add(box(5, 5, 20, 20), size=(32, 32))
+    coco.add(box(5, 5, 20, 20), size=(31, 40))
+    manifest, samples = coco.prepare()
+    assert set(samples) == {1}
+    assert manifest.rejected == {"image: too small for the scene": 1}
+    assert set(coco.prepare(min_scale=0.4, out=coco.folder / "more")[1]) == {1, 2}
+    _, samples = coco.prepare(buckets=((64, 64), (48, 64)), out=coco.folder / "fits")
+    assert samples[2]["meta"]["bucket"] == "48x64"
+
+
+def test_masks_off_the_images_edges_can_be_left_out(coco: SmallCoco) -> None:
+    coco.add(box(10, 10, 40, 40))
+    coco.add(box(10, 10, 30, 50), box(40, 10, 60, 50))
+    for number, left in ((1, 10), (2, 10)):
+        path = coco.folder / "images" / f"{number}.png"
+        image = cv2.imread(path)
+        image[10:50, left : left + 20] = (0, 0, 255)  # the first element of the second image
+        cv2.imwrite(path, image)
+    _, samples = coco.prepare()
+    quality = [element["mask_quality"] for element in samples[2]["meta"]["elements"]]
+    assert sorted(quality)[0] < 0.5 < sorted(quality)[1] <= 1
+    manifest, samples = coco.prepare(min_mask_quality=0.5, out=coco.folder / "good")
+    assert manifest.rejected == {
+        "group: a mask's edge that does not follow the image's": 2,
+        "image: no acceptable group": 1,
+    }
+    assert [element["category"] for element in samples[2]["meta"]["elements"]] == ["apple"]
+    assert (samples[2]["mask"][:, 40:] == 0).all()
+
+
+def test_more_elements_than_can_be_numbered_are_counted(coco: SmallCoco) -> None:
+    squares = [box(x, y, x + 2, y + 2) for y in range(4, 124, 4) for x in range(4, 124, 4)]
+    coco.add(*squares[:256], size=(128, 128))
+    coco.annotations = [row | {"category_id": 1} for row in coco.annotations]
+    coco.add(box(20, 20, 100, 100), size=(128, 128))
+    manifest, samples = coco.prepare(buckets=((128, 128),), min_area_share=0.0)
+    assert set(samples) == {2}
+    assert manifest.rejected == {"image: more than 255 elements": 1}

@@ -5,15 +5,12 @@ import io
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from small_coco import SmallCoco, box
 
 from anyscene.errors import InputError
-from data_prep.boxes import Box
-from data_prep.framing import Coverage, Framing, number_elements, soften
 
 # pycocotools 2.0.11 on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -55,40 +52,6 @@ def test_large_photos_are_stored_as_jpeg_and_png_stays_lossless(coco: SmallCoco)
     _, samples = coco.prepare(buckets=((144, 144),))
     assert "scene.jpg" in samples[1]["names"]
     assert "scene.png" in samples[2]["names"]
-
-
-def test_soft_edges_reach_two_pixels_and_no_farther() -> None:
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:30, 8:33] = 255
-    soft = soften(mask, 1.0)
-    inside = cv2.erode(mask, np.ones((5, 5), np.uint8)) == 255
-    outside = cv2.dilate(mask, np.ones((5, 5), np.uint8)) == 0
-    assert (soft[inside] == 255).all()
-    assert (soft[outside] == 0).all()
-    assert 0 < soft[20, 7] < 128 < soft[20, 8] < 255
-    assert soften(mask, 0.0) is mask
-
-
-def test_the_smaller_element_lies_on_top_and_a_hidden_one_has_no_number() -> None:
-    large, small, hidden = np.zeros((3, 10, 10), np.uint8)
-    large[1:9, 1:9] = 255
-    small[3:6, 3:6] = 255
-    hidden[4, 4] = 100  # less than half of a pixel
-    coverages = [Coverage(Box(0, 0, 10, 10), mask) for mask in (large, hidden, small)]
-    numbers, seen = number_elements(coverages, (10, 10))
-    assert seen == [0, 2]
-    assert np.array_equal(numbers == 2, small > 0)
-    assert (numbers == 1).sum() == 64 - 9
-
-
-def test_framing_covers_buckets_of_any_shape() -> None:
-    framing = Framing(480, 640, (512, 768))
-    assert framing.resized == (576, 768)
-    window = framing.window().keeping(framing.scaled(Box(0, 10, 100, 600)))
-    assert window is not None
-    assert (window.rows.low, window.rows.high) == (0, 0)  # it begins at the image's own edge
-    image = np.zeros((480, 640, 3), np.uint8)
-    assert framing.apply(image, (0, 0)).shape == (512, 768, 3)
 
 
 def test_truth_goes_along_with_its_images(coco: SmallCoco, tmp_path: Path) -> None:

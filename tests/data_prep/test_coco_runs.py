@@ -9,7 +9,8 @@ from small_coco import SmallCoco, box, file_bytes, prepare_files
 
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import InputError
-from data_prep import preparation
+from data_prep.parts import Part
+from data_prep.shards import read_samples
 
 # pycocotools 2.0.11 on numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -41,39 +42,57 @@ def test_a_finished_folder_is_reused_and_another_one_is_kept(
         coco.prepare()
 
 
-def test_a_killed_run_is_made_again_byte_for_byte(
-    coco: SmallCoco, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(5):
-        coco.add(box(10, 10, 40, 40))
-    whole = file_bytes(coco.prepare(shard_samples=2, out=coco.folder / "whole")[0].root)
-    written = 0
-    write = preparation.ShardWriter.write
-
-    def killed(*arguments: Any) -> None:
-        nonlocal written
-        written += 1
-        if written > 3:
-            raise KeyboardInterrupt
-        write(*arguments)
-
-    monkeypatch.setattr(preparation.ShardWriter, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        coco.prepare(shard_samples=2)
-    monkeypatch.undo()
-    left = {path.name for path in (coco.folder / "out").iterdir()}
-    assert left == {"train-000000.tar", "train-000001.tar.part", "preparing.json"}
-    assert file_bytes(coco.prepare(shard_samples=2)[0].root) == whole
-    assert set(whole) == {"manifest.json", *(f"train-00000{index}.tar" for index in range(3))}
-
-
 def test_overwriting_leaves_no_shard_of_before(coco: SmallCoco) -> None:
     for _ in range(5):
         coco.add(box(10, 10, 40, 40))
     out = coco.prepare(shard_samples=2)[0].root
     _, samples = coco.prepare(limit=3, overwrite=True)
     assert set(samples) == {1, 2, 3}
-    assert set(file_bytes(out)) == {"manifest.json", "train-000000.tar"}
+    assert set(file_bytes(out)) == {
+        "manifest.json",
+        "train-000000.tar",
+        "train-000000.tar.index",
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_together_are_the_whole_data_set(coco: SmallCoco, count: int) -> None:
+    for number in range(6):
+        coco.add(box(10, 10, 40, 40), size=(64, 64 + 10 * number))
+    coco.add()
+    options = {"buckets": ((64, 64), (64, 96)), "shard_samples": 2}
+    whole, _ = coco.prepare(**options, out=coco.folder / "whole")
+    for index in range(count):
+        coco.prepare(**options, part=Part(index, count))
+    together = ShardManifest.read(coco.folder / "out")
+    assert members_by_key(together) == members_by_key(whole)
+    for name in ("samples", "buckets", "rejected", "filters", "split", "source", "seed"):
+        assert getattr(together, name) == getattr(whole, name)
+    names = [record.name for record in together.shards]
+    assert len(set(names)) == len(names)
+    assert all((coco.folder / "out" / name).is_file() for name in names)
+
+
+def test_parts_are_not_mixed_with_other_divisions(coco: SmallCoco) -> None:
+    for _ in range(4):
+        coco.add(box(10, 10, 40, 40))
+    coco.prepare(part=Part(0, 2))
+    with pytest.raises(InputError, match=r"in 2 parts; choose another folder, or --num-shards 2"):
+        coco.prepare(part=Part(0, 3))
+    with pytest.raises(InputError, match=r"in 2 parts"):
+        coco.prepare(overwrite=True)
+    coco.prepare(out=coco.folder / "whole")
+    with pytest.raises(InputError, match=r"whole holds a data set in one piece"):
+        coco.prepare(out=coco.folder / "whole", part=Part(1, 2), overwrite=True)
+    for part in (Part(2, 2), Part(-1, 2), Part(0, 0)):
+        with pytest.raises(InputError, match=r"the index must be from 0 to num_shards - 1"):
+            coco.prepare(part=part)
+
+
+def members_by_key(manifest: ShardManifest) -> dict[str, dict[str, bytes]]:
+    return dict(
+        sample for record in manifest.shards for sample in read_samples(manifest.root / record.name)
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,6 +108,10 @@ def test_overwriting_leaves_no_shard_of_before(coco: SmallCoco) -> None:
         ({"limit": 0}, "limit=0 must be at least 1"),
         ({"workers": 0}, "workers=0 must be at least 1"),
         ({"soften": -1.0}, "soften=-1.0 must not be negative"),
+        ({"shard_samples": 0}, "shard_samples=0 must be at least 1"),
+        ({"buckets": ((0, 64),)}, r"buckets=\(\(0, 64\),\) must have sides of at least 1"),
+        ({"min_scale": -1.0}, "min_scale=-1.0 must not be negative"),
+        ({"min_mask_quality": 1.5}, "min_mask_quality=1.5 must be from 0, which takes any, to 1"),
         ({"min_area_share": 0.9}, "min_area_share=0.9 and max_area_share=0.8 must be rising"),
     ],
 )
