@@ -1,6 +1,7 @@
 """The loaders as a trainer uses them: worker processes, ranks, resume, validation, damage."""
 
 import logging
+import multiprocessing
 import os
 from dataclasses import fields
 from itertools import islice
@@ -221,8 +222,10 @@ def test_error_of_a_worker_is_one_line(tmp_path: Path) -> None:
     os.unlink(tmp_path / manifest.shards[0].name)
     loader = module_of(str(tmp_path), workers=1).train_dataloader()
     message = r"^shard-000.tar of .* cannot be read after 3 tries: [^\n]+$"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         next(iter(loader))
+    assert caught.traceback  # although it is kept, the workers have ended
+    assert not multiprocessing.active_children()
 
 
 class Recorder(LightningModule):

@@ -2,10 +2,12 @@
 
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
 import fsspec.implementations.http  # its import is not part of any wait below
+import psutil
 import pytest
 from shard_server import serve
 
@@ -113,10 +115,11 @@ def test_a_name_is_never_run_as_a_command(folder: Path, tmp_path: Path) -> None:
     ("command", "reason"),
     [
         ("echo first >&2; echo no such bucket >&2; false {name}", "status 1: no such bucket"),
-        ("sleep 100 | cat {name}", "TimeoutError: 0 bytes came in 1 s"),
+        ("sleep 98.7 | cat {name}", "TimeoutError: 0 bytes came in 1 s"),
+        ("head -c 2000000 /dev/zero; sleep 98.7; echo {name}", "TimeoutError: 0 bytes came in 1 s"),
         ("head -c 100 /dev/zero; echo {name}", "DamageError: other bytes"),
     ],
-    ids=["fails", "hangs", "prints something else"],
+    ids=["fails", "hangs", "hangs later", "prints something else"],
 )
 def test_a_failing_command_is_an_error(
     command: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +131,14 @@ def test_a_failing_command_is_an_error(
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 8
     assert list(tmp_path.iterdir()) == []
+    assert not [process for process in psutil.process_iter() if "sleep 98.7" in words_of(process)]
+
+
+def words_of(process: psutil.Process) -> str:
+    """The command line of a process, empty for one that has ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def test_a_slow_source_that_keeps_coming_is_waited_for(

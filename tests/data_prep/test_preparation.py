@@ -98,15 +98,16 @@ def test_a_killed_preparation_ends_in_the_same_bytes_and_makes_nothing_finished_
     made_before: set[int] = set()
     in_flight: set[int] = set()
     for operations in [*kills, 10_000]:
-        finished = finished_numbers(out / "parts") if (out / "parts").is_dir() else set()
+        finished = finished_numbers(out / "killed") if (out / "killed").is_dir() else set()
         maker = Maker()
-        run_killed(out / "parts", items, maker, operations)
+        run_killed(out / "killed", items, maker, operations)
+        assert all(finished_record(path, "any") for path in (out / "killed").glob("*.tar"))
         again = made_before & set(maker.made)
         assert not again & finished
         assert {number for number in again if items[number][1] is None} <= in_flight
         made_before |= set(maker.made)
         in_flight |= set(maker.made[-1:])
-    assert file_bytes(out / "parts") == file_bytes(out / "whole")
+    assert file_bytes(out / "killed") == file_bytes(out / "whole")
 
 
 @settings(deadline=None, max_examples=60)
