@@ -115,7 +115,7 @@ def ranks_of(config, run, change) -> tuple[list[BaseException | None], distribut
 
     def take_part(rank: int) -> None:
         try:
-            exchange(store, reports[rank], 2, config)
+            exchange(store, reports[rank], 2, config, run)
         except BaseException as error:
             raised[rank] = error
 
@@ -144,10 +144,11 @@ def test_a_folder_that_is_not_shared(config, run, monkeypatch):
     assert str(raised[0]).endswith("it is not shared")
 
 
-def test_a_rank_that_never_comes_is_named(config, run):
+def test_a_rank_that_never_comes_is_named(config, run, monkeypatch):
+    monkeypatch.setattr(startup, "TELL_SECONDS", 0)
     config = replace(config, cluster=replace(config.cluster, timeout_minutes=0.01))
     with pytest.raises(DamageError, match=r"got no report of rank 1, 2 of 3 within cluster\.timeo"):
-        exchange(distributed.HashStore(), make_report(config, run, 0), 3, config)
+        exchange(distributed.HashStore(), make_report(config, run, 0), 3, config, run)
 
 
 CONNECT = """

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,8 @@ from anyscene.run_folder import package_versions
 
 SHARED_SECONDS = 60
 """How long a file of another node may take to be seen on a network file system."""
+TELL_SECONDS = 10
+"""How long rank zero stays, so that the others can read that the start failed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def check_start(config: Config, run: Path) -> None:
         return
     timeout = timedelta(minutes=config.cluster.timeout_minutes)
     store = open_store(environment, rank, timeout)
-    exchange(store, make_report(config, run, rank), ranks, config)
+    exchange(store, make_report(config, run, rank), ranks, config, run)
     connect(store, rank, ranks, timeout)
 
 
@@ -104,6 +107,8 @@ def check_folders(config: Config, run: Path) -> list[str]:
     except OSError as error:
         problems.append(f"the run folder {run} cannot be written ({error.strerror})")
     for folder in filter(None, (config.data.train, config.data.val)):
+        if "://" in folder or folder.startswith("pipe:"):
+            continue  # fetched while training
         try:
             check_shards(Path(folder))
         except AnySceneError as error:
@@ -137,28 +142,40 @@ def open_store(
         ) from None
 
 
-def exchange(store: distributed.Store, report: Report, ranks: int, config: Config) -> None:
+def exchange(
+    store: distributed.Store, report: Report, ranks: int, config: Config, run: Path
+) -> None:
     """Let rank zero judge the reports of all ranks, and all know what it said."""
     if report.rank > 0:
-        store.set(f"report/{report.rank}", json.dumps(asdict(report)))
-        probe = Path(store.get("probe").decode())
-        seen = wait_until(probe.exists, SHARED_SECONDS)
-        store.set(f"seen/{report.rank}", str(int(seen)))
-        if store.get("verdict") == b"bad":
-            sys.exit(2)
+        answer(store, report)
         return
-    probe = Path(config.runs_dir) / config.name / f".shared.{os.getpid()}.part"
+    probe = run / f".shared.{os.getpid()}.part"
     try:
-        probe.touch()
+        with suppress(OSError):  # is in the report
+            probe.touch()
         store.set("probe", str(probe.absolute()))
         judge(collect(store, report, ranks, config), config)
     except BaseException:
         store.set("verdict", "bad")
-        wait_until(lambda: False, 1)  # the others read it here
+        wait_until(lambda: store.add("told", 0) == ranks - 1, TELL_SECONDS)
         raise
     finally:
         probe.unlink(missing_ok=True)
     store.set("verdict", "good")
+
+
+def answer(store: distributed.Store, report: Report) -> None:
+    """Report to rank zero, and do as it says."""
+    try:
+        store.set(f"report/{report.rank}", json.dumps(asdict(report)))
+        probe = Path(store.get("probe").decode())
+        store.set(f"seen/{report.rank}", str(int(wait_until(probe.exists, SHARED_SECONDS))))
+        verdict = store.get("verdict")
+        store.add("told", 1)
+    except distributed.DistError as error:
+        raise DamageError(f"{report.place} got no answer of rank 0: {first_line(error)}") from None
+    if verdict == b"bad":
+        sys.exit(2)  # rank zero tells why
 
 
 def collect(store: distributed.Store, own: Report, ranks: int, config: Config) -> list[Report]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from slurm_jobs import REPOSITORY, Cluster, Job
 from tiny import tiny_base, tiny_config, tiny_demo
 
 from anyscene.cli import main
-from slurm import REPOSITORY, Cluster, Job
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare", "nsenter")
 STEPS = 8

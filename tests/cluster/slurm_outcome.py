@@ -2,9 +2,8 @@
 
 import json
 
+from slurm_jobs import Job
 from training import Run, assert_same_training_state
-
-from slurm import Job
 
 FIGURES = ("train/loss", "train/learning_rate", "val/loss")
 

@@ -1,12 +1,12 @@
 """Runs on a real Slurm whose processes, nodes, disks and checkpoints fail."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from slurm_jobs import wait_for
 from slurm_outcome import assert_same_outcome
 from training import Run
-
-from slurm import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 
@@ -51,11 +51,6 @@ def test_a_full_disk_while_a_checkpoint_is_written(cluster, reference, submit):
 
 def fill(path: Path) -> None:
     """Let a file take what is left of a disk."""
-    with path.open("wb") as file:
-        size = 1 << 20
-        while size:
-            try:
-                file.write(bytes(size))
-                file.flush()
-            except OSError:
-                size //= 2
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))

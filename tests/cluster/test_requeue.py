@@ -3,10 +3,9 @@
 import json
 
 import pytest
+from slurm_jobs import wait_for
 from slurm_outcome import assert_same_outcome
 from training import Run
-
-from slurm import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1200)]
 

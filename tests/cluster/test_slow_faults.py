@@ -5,9 +5,8 @@ import random
 import time
 
 import pytest
+from slurm_jobs import Job, wait_for
 from slurm_outcome import assert_same_outcome
-
-from slurm import Job, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
