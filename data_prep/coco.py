@@ -52,8 +52,10 @@ def prepare_coco(
     `limit` takes the first images by id; `part` makes one part of the data set in a folder below
     `out`. A folder that was finished with the same arguments is left as it is, whether or not
     images have changed since; `overwrite` makes it again, and replaces shards that were made
-    otherwise. One that was begun with the same arguments is continued in any case. Raises `InputError` for arguments and files that
-    cannot be used, and when no image gives a sample, `DamageError` as `prepare` does.
+    otherwise. One that was begun with the same arguments is continued in any case.
+
+    Raises `InputError` for arguments and files that cannot be used, and when no image gives a
+    sample; `DamageError` as `prepare` does.
     """
     settings.check()
     if not files.images.is_dir():
