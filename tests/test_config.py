@@ -19,7 +19,7 @@ from anyscene.config_io import check_config, load_config, read_config, save_conf
 from anyscene.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHIPPED = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+SHIPPED = sorted((REPOSITORY / "configs/train").glob("*.yaml"))
 HEAVY = ("torch", "numpy", "lightning", "diffusers", "transformers", "webdataset", "wandb")
 
 # Each mistake on the command line, and what the one line must name.
