@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_config
 
 from anyscene.data.datamodule import SceneDataModule
+from anyscene.diffusion.random import Stream, normal
 from anyscene.module import SceneModule
 
 
@@ -67,6 +68,16 @@ def test_the_loss_of_a_sample_depends_on_its_slot_alone(module, host_batch):
 def test_another_slot_has_other_noise(module, host_batch):
     moved = {**host_batch, "counter": host_batch["counter"] + 1000}
     assert not torch.isclose(losses(module, moved), losses(module, host_batch)).any()
+
+
+def test_latents_are_drawn_from_the_posterior_by_slot(module, host_batch):
+    device = module.on_after_batch_transfer(host_batch, 0)
+    with torch.no_grad():
+        posterior = module.base.vae.encode(device["scene"]).latent_dist
+    latents = module.scene_latents(device, seed=3) / module.base.vae.config.scaling_factor
+    draw = normal(3, host_batch["counter"], Stream.first_stage, (4, 16, 16))
+    torch.testing.assert_close(latents, posterior.mean + posterior.std * draw)
+    assert posterior.std.min() > 0.01
 
 
 def test_training_loss_is_the_mean_over_samples(module, host_batch):
