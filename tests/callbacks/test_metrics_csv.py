@@ -1,7 +1,9 @@
 """metrics.csv: append only, cut where a run goes on."""
 
+from io import FileIO
 from pathlib import Path
 
+from anyscene.callbacks import metrics_csv
 from anyscene.callbacks.metrics_csv import MetricsCsv, read_metrics
 
 
@@ -35,3 +37,29 @@ def test_a_torn_line_is_left_out(tmp_path: Path):
     path.write_text("step,name,value\n1,train/loss,0.5\n2,train/loss,")
     assert read_metrics(path) == [(1, "train/loss", 0.5)]
     assert read_metrics(tmp_path / "nowhere.csv") == []
+
+
+def test_a_full_disk_makes_lines_wait(tmp_path, monkeypatch, capsys):
+    """One warning; nothing is torn, and nothing is missing once there is room again."""
+    csv = MetricsCsv(tmp_path / "metrics.csv")
+    csv.start_at(0)
+    csv.log_metrics({"a": 1.0}, step=1)
+    before = csv.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics_csv.Path, "open", lambda *_, **__: ShortOfRoom(csv.path))
+        csv.log_metrics({"a": 2.0}, step=2)
+        csv.log_metrics({"a": 3.0}, step=3)
+    assert csv.path.read_bytes() == before
+    assert capsys.readouterr().err.count("WARNING") == 1
+    csv.log_metrics({"a": 4.0}, step=4)
+    assert read_metrics(csv.path) == [(step, "a", float(step)) for step in (1, 2, 3, 4)]
+
+
+class ShortOfRoom(FileIO):
+    """A file on a disk with room for three more bytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "a")
+
+    def write(self, data: bytes) -> int:
+        return super().write(data[:3])
