@@ -174,8 +174,11 @@ def _read(
     corner: tuple[int, int],
     read_scene: Callable[[int], NDArray[np.uint8]],
 ) -> NDArray[np.uint8]:
-    """The scene. An image of another size than the annotation's is not seen to be one where the
-    difference is less than the reduction, which is less than a pixel of the scene."""
+    """The scene.
+
+    Where a reduced image hides that its size is not the annotation's, the difference is less than
+    a pixel of the scene.
+    """
     reduction = min(framing.reduction, LARGEST_REDUCTION)
     image = read_scene(reduction)
     if image.shape[:2] != reduced_size((record.height, record.width), reduction):

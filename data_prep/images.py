@@ -25,7 +25,7 @@ PNG_MASK = (
     cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
     cv2.IMWRITE_PNG_COMPRESSION,
     2,
-)  # read six times as fast as with OpenCV's defaults, and smaller
+)  # read six times as fast as with OpenCV's defaults; mask and numbers together are smaller
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,

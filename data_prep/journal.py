@@ -68,7 +68,8 @@ class Journal:
     def _read(self) -> None:
         """Take in the whole lines, and cut off what follows them."""
         length = 0
-        for values, length in whole_lines(self.path):  # noqa: B007
+        for values, end in whole_lines(self.path):
+            length = end
             if self.arguments is None:
                 self.arguments = values
                 continue

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from data_prep.boxes import Box, as_uint8
 
-LONGEST_NUMBER = 7  # characters, 35 bits
-
 
 @dataclass(frozen=True)
 class Runs:
@@ -91,8 +89,6 @@ def _uncompressed(text: str | bytes) -> NDArray[np.int64]:
     if not len(last) or last[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
         raise ValueError("a damaged run-length text")
     lengths = _differences(np.concatenate([[-1], last]))
-    if lengths.max() > LONGEST_NUMBER:
-        raise ValueError("a damaged run-length text")
     first = last + 1 - lengths
     shifts = 5 * (np.arange(len(codes)) - np.repeat(first, lengths))
     numbers = np.add.reduceat((codes & 31) << shifts, first)

@@ -49,11 +49,11 @@ def choose_groups(
     area_shares: tuple[float, float],
     random: np.random.Generator,
 ) -> Choice:
-    """What to select of an image, for the first of the framings that leaves out no group for want
-    of room, or else for the one that takes most groups.
+    """What to select of an image, and in which of the framings, the nearest first.
 
     Every group that passes the filters is taken, in random order, as long as the total area and the
-    crop allow it. The least and the largest area share are of the crop's area.
+    crop allow it. The least and the largest area share are of the crop's area. Farther framings are
+    tried until one leaves out no group for want of room; the one that takes most groups counts.
     """
     rejected: Counter[str] = Counter()
     complete: list[Group] = []

@@ -64,6 +64,16 @@ def test_touching_is_nearness_within_the_distance(gap: int, groups: int) -> None
     assert len(touching_groups(instances, 2)) == groups
 
 
+def test_a_groups_area_counts_shared_pixels_once() -> None:
+    masks = np.zeros((2, 40, 40), np.uint8)
+    masks[0, 5:20, 5:20] = 1
+    masks[1, 10:30, 18:30] = 1
+    masks[1, 10:20, 18:25] = 0  # a corner of its box that only the first one has
+    annotations = [Annotation(n, "x", runs(mask, True), False) for n, mask in enumerate(masks)]
+    (group,) = touching_groups(decode_instances(annotations, 40, 40), 2)
+    assert group.area == (masks[0] | masks[1]).sum()
+
+
 def test_a_crowd_of_the_same_category_is_what_a_model_would_learn_to_add(coco: SmallCoco) -> None:
     coco.add(box(10, 10, 40, 40), crowd=box(50, 50, 60, 60))
     coco.add(*[box(1, 1, 2, 2)] * 8, box(10, 10, 40, 40), crowd=box(50, 50, 60, 60))
@@ -195,6 +205,13 @@ def test_a_bucket_that_would_cut_an_element_gives_way_to_the_next(coco: SmallCoc
     assert (samples[1]["mask"] > 127).sum() == 30 * 57
     assert len(samples[3]["meta"]["elements"]) == 1
     assert manifest.rejected == {"group: does not fit into the crop": 1}
+
+
+def test_a_farther_bucket_is_only_for_want_of_room(coco: SmallCoco) -> None:
+    coco.add(box(20, 20, 40, 40), box(50, 20, 60, 28), size=(64, 84))  # 64x128 keeps less: a larger
+    manifest, samples = coco.prepare(buckets=BUCKETS)  # share, and the second would be taken there
+    assert samples[1]["meta"]["bucket"] == "64x64"
+    assert manifest.rejected == {"group: under the minimum area": 1}
 
 
 def test_an_image_is_enlarged_to_double_at_most_unless_told_otherwise(coco: SmallCoco) -> None:

@@ -12,7 +12,7 @@ from small_coco import file_bytes
 
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import DamageError, InputError
-from data_prep.journal import RUNNING_NAME, Journal
+from data_prep.journal import RUNNING_NAME, Journal, whole_lines
 from data_prep.preparation import Arguments, Outcome, Sample, finished_manifest, prepare
 from data_prep.shards import ShardFile, finished_record, read_samples
 
@@ -131,6 +131,8 @@ def test_a_journal_that_lost_its_end_with_the_machine_costs_work_but_no_sample(
         path = out / "torn" / RUNNING_NAME
         data = path.read_bytes() if path.is_file() else b""
         path.write_bytes(data[: max(0, len(data) - lost)] + tail)
+        if run_killed(out / "torn", items, Maker(), 12) and path.is_file():
+            assert [end for _, end in whole_lines(path)][-1:] == [path.stat().st_size]
         run(out / "torn", items)
     assert file_bytes(out / "torn") == file_bytes(out / "whole")
 
