@@ -1,0 +1,306 @@
+"""Reading of training samples against webdataset and litdata, on one core.
+
+    python benchmarks/data.py [--photos FOLDER] [--peers FOLDER]
+
+The same samples, at 512 pixels, as scenes and as cached moments, go through the loader of a
+training and through the peers' loaders, in batches of 16, without loader processes. Rounds
+alternate, and each gives a ratio, so that a busy machine slows all. The peers get a virtual
+environment of their own (about 1 GB), made once in the folder that `--peers` names.
+
+The scenes are made up, with the spectrum of photos; or they are a folder's photos, cropped.
+"""
+
+import argparse
+import io
+import json
+import mmap
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+
+from anyscene.config import DataConfig
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.index import ShardIndex, index_path
+from anyscene.data.sample import MANIFEST_NAME, ShardManifest
+from anyscene.data.transforms import Sample
+from data_prep.cache_sample import cached_members
+from data_prep.images import encode_mask, encode_scene
+from data_prep.shards import ShardFile
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / "build" / "peers"
+SIDE = 512  # pixels
+SAMPLES = 512
+BATCH = 16
+ROUNDS = 9
+FALL = 1.3  # of the amplitude with the frequency: gives the bytes of a photo
+
+Members = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pipeline of ours against one of a peer, and how much faster it shall be."""
+
+    ours: str
+    peer: str
+    goal: float
+
+
+COMPARISONS = (
+    Comparison("scenes", "scenes webdataset floats", 3.7),
+    Comparison("scenes", "scenes webdataset uint8", 1.25),
+    Comparison("scenes", "scenes litdata", 1.0),
+    Comparison("cached", "cached webdataset", 2.2),
+    Comparison("cached", "cached litdata", 1.0),
+    Comparison("latents", "latents webdataset", 8.0),
+)
+
+
+def main() -> None:
+    """Print sizes, then a line a comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, help="folder of images to use as scenes")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="environment of the peers")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    python = peers_python(options.peers)
+    os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+    os.environ |= {"OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_all(folder, options.photos)
+        with subprocess.Popen(
+            [python, HERE / "data_peers.py", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        ) as peers:
+            print_facts(folder, json.loads(answer(peers)))
+            compare_all(folder, peers, options.rounds)
+
+
+def peers_python(folder: Path) -> Path:
+    """The interpreter of the peers' environment, which is made if need be."""
+    python, finished = folder / "bin" / "python", folder / "finished"
+    wanted = (HERE / "peers.txt").read_text()
+    if not finished.is_file() or finished.read_text() != wanted:
+        print(f"installing the peers in {folder}", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        install = "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"
+        subprocess.run([python, *install, "-r", HERE / "peers.txt"], check=True)
+        finished.write_text(wanted)
+    return python
+
+
+def write_all(folder: Path, photos: Path | None) -> None:
+    """The samples in every form: scenes, cached, and what webdataset's documentation stores."""
+    random = np.random.default_rng(0)
+    scenes = (read_photos if photos else made_up_scenes)(photos or random)
+    cached_base = {"sha256": "0" * 64, "dtype": "fp16", "channels": 4, "factor": 8}
+    scene_files, cached_files = (new_shard(folder / name) for name in ("scenes", "cached"))
+    npy_file, latents_file = (new_shard(folder / name) for name in ("npy", "latents"))
+    for number, scene in zip(range(SAMPLES), scenes, strict=False):
+        key = f"{number:06d}"
+        members, mask = scene_members(key, scene, random)
+        moments = torch.from_numpy(random.normal(size=(2, 4, SIDE // 8, SIDE // 8)))
+        sample = Sample(None, key, scene[..., ::-1], mask, mask, {}, None)  # type: ignore[arg-type]
+        cached = cached_members(sample, members, moments, "fp16")
+        arrays = dict(zip(("mean.npy", "std.npy"), map(npy, moments.half()), strict=True))
+        others = {name: data for name, data in cached.items() if name != "latents.safetensors"}
+        scene_files.add(key, members)
+        cached_files.add(key, cached)
+        npy_file.add(key, others | arrays)
+        latents_file.add(key, {"latents.npy": npy(moments.half())})
+    for shard, base in ((scene_files, None), (cached_files, cached_base)):
+        write_manifest(shard, base)
+    npy_file.finish()
+    latents_file.finish()
+
+
+def new_shard(folder: Path) -> ShardFile:
+    folder.mkdir()
+    return ShardFile(folder / "train-000000.tar", f"{SIDE}x{SIDE}")
+
+
+def write_manifest(shard: ShardFile, base: dict | None) -> None:
+    """Finish a shard and write the manifest of a folder that has no other."""
+    record = shard.finish()
+    manifest = ShardManifest(
+        split="train",
+        seed=0,
+        source="benchmark",
+        filters={},
+        rejected={},
+        tools={},
+        samples=record.samples,
+        buckets={record.bucket: record.samples},
+        shards=[record],
+        base=base,
+    )
+    (shard.path.parent / MANIFEST_NAME).write_text(manifest.to_json())
+
+
+def made_up_scenes(random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Images with the spectrum and the size in bytes of photos, H W 3, blue first."""
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
+    while True:
+        spectrum = np.fft.rfft2(random.normal(size=(3, SIDE, SIDE)))
+        noise = np.fft.irfft2(spectrum / np.maximum(frequency, 1 / SIDE) ** FALL, s=(SIDE, SIDE))
+        noise = np.moveaxis(noise / noise.std(), 0, -1)
+        light = 128 + 40 * noise[..., :1] + 4 * noise
+        yield np.ascontiguousarray(light.clip(0, 255).astype(np.uint8))
+
+
+def read_photos(folder: Path) -> Iterator[np.ndarray]:
+    """The photos of a folder again and again, cropped to squares, H W 3, blue first."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+    while True:
+        for path in paths:
+            image = cv2.imread(str(path))
+            side = min(image.shape[:2])
+            yield cv2.resize(image[:side, :side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def scene_members(
+    key: str, scene: np.ndarray, random: np.random.Generator
+) -> tuple[Members, np.ndarray]:
+    """The members of a sample as preparation writes them, and its mask: three soft ellipses."""
+    elements = np.zeros((SIDE, SIDE), np.uint8)
+    for number in (1, 2, 3):
+        centre, axes = random.integers(100, SIDE - 100, 2), random.integers(30, 100, 2)
+        cv2.ellipse(elements, centre.tolist(), axes.tolist(), 30 * number, 0, 360, number, -1)
+    mask = cv2.GaussianBlur(np.where(elements > 0, 255, 0).astype(np.uint8), (0, 0), 1)
+    meta = {
+        "key": key,
+        "captions": ["a caption of about the length of those in COCO"] * 5,
+        "original_size": [640, 640],
+        "crop_top_left": [0, 0],
+        "elements": [{"category": "cat", "box_xywh": [1.5] * 4, "area_share": 0.1}] * 3,
+        "truth": None,
+    }
+    members = {
+        "scene.jpg": encode_scene(scene, lossless=False),
+        "mask.png": encode_mask(mask),
+        "elements.png": encode_mask(elements),
+        "meta.json": json.dumps(meta).encode(),
+    }
+    return members, mask
+
+
+def npy(values: torch.Tensor) -> bytes:
+    """An array as webdataset stores it."""
+    file = io.BytesIO()
+    np.save(file, values.numpy())
+    file.seek(0)
+    return file.read()
+
+
+def our_batches(folder: Path) -> Iterator[object]:
+    """A pass of the loader of a training."""
+    data = DataConfig(train=str(folder), batch_size=BATCH, workers=0)
+    return islice(SceneDataModule(data).train_dataloader(), SAMPLES // BATCH)
+
+
+def our_latents(folder: Path) -> Iterator[torch.Tensor]:
+    """The moments alone of cached shards, by index and mmap."""
+    manifest = ShardManifest.read(folder)
+    path, record = manifest.path(0), manifest.shards[0]
+    index = ShardIndex.read(index_path(path), record)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for first in range(0, SAMPLES, BATCH):
+            moments = []
+            for sample in range(first, first + BATCH):
+                places = {suffix: (at, size) for suffix, at, size in index.members(sample)}
+                at, size = places["latents.safetensors"]
+                stored = safetensors.torch.load(data[at : at + size])
+                moments += [stored["mean"], stored["std"]]
+            yield torch.stack(moments)
+
+
+def seconds(batches: Callable[[], Iterator[object]]) -> float:
+    """How long a pass takes."""
+    start = time.perf_counter()
+    for _ in batches():
+        pass
+    return time.perf_counter() - start
+
+
+def answer(peers: subprocess.Popen[str]) -> str:
+    """The next line of the peers."""
+    assert peers.stdout is not None
+    line = peers.stdout.readline()
+    if not line:
+        sys.exit("the peers ended; their error is above")
+    return line
+
+
+def peer_seconds(peers: subprocess.Popen[str], name: str) -> float:
+    """How long a pass of a peer's pipeline takes."""
+    assert peers.stdin is not None
+    peers.stdin.write(f"{name}\n")
+    return float(answer(peers))
+
+
+def compare_all(folder: Path, peers: subprocess.Popen[str], rounds: int) -> None:
+    """Alternate rounds of all pipelines and print the ratios."""
+    ours: dict[str, Callable[[], Iterator[object]]] = {
+        "scenes": lambda: our_batches(folder / "scenes"),
+        "cached": lambda: our_batches(folder / "cached"),
+        "latents": lambda: our_latents(folder / "cached"),
+    }
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
+        for name, batches in ours.items():
+            times.setdefault(name, []).append(seconds(batches))
+            for comparison in COMPARISONS:
+                if comparison.ours == name:
+                    peer = comparison.peer
+                    times.setdefault(peer, []).append(peer_seconds(peers, peer))
+    rates = {name: SAMPLES / min(values[1:]) for name, values in times.items()}  # 1: warm
+    for comparison in COMPARISONS:
+        pairs = zip(times[comparison.peer][1:], times[comparison.ours][1:], strict=True)
+        ratios = [theirs / mine for theirs, mine in pairs]
+        print(
+            f"{comparison.peer:<26} {statistics.median(ratios):5.2f} times its speed "
+            f"(rounds {min(ratios):.2f} to {max(ratios):.2f}; goal {comparison.goal:g}); at best "
+            f"{rates[comparison.ours]:.0f} against {rates[comparison.peer]:.0f} samples/s"
+        )
+
+
+def print_facts(folder: Path, peers: dict) -> None:
+    """The processor, versions, and the bytes of a sample in each form."""
+    cpu = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(": ")[2]
+    names = ("torch", "opencv-python-headless", "numpy")
+    versions = {name: version(name) for name in names} | peers["versions"]
+    print(f"one core of {cpu}; " + ", ".join(f"{n} {v}" for n, v in versions.items()))
+    sizes = {
+        name: sum(path.stat().st_size for path in (folder / name).glob("*.tar*"))
+        for name in ("scenes", "cached", "npy", "latents")
+    } | peers["bytes"]
+    print("bytes a sample: " + ", ".join(f"{n} {b // SAMPLES}" for n, b in sizes.items()))
+
+
+if __name__ == "__main__":
+    main()
