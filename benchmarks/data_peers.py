@@ -46,12 +46,13 @@ def main() -> None:
     }
     versions = {name: version(name) for name in ("webdataset", "litdata", "pillow")}
     sizes = {name: folder_bytes(folder / name) for name in ("litdata-scenes", "litdata-cached")}
-    print(json.dumps({"versions": versions, "bytes": sizes}), file=answers, flush=True)
+    facts = {"versions": versions, "bytes": sizes, "pipelines": list(pipelines)}
+    print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in pipelines[line.strip()]():
             pass
-        print(time.perf_counter() - start, file=answers, flush=True)
+        print(time.process_time() - start, file=answers, flush=True)
 
 
 def folder_bytes(folder: Path) -> int:

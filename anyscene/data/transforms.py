@@ -15,9 +15,14 @@ from torch import Tensor
 from anyscene.compositing.hint import make_hint
 from anyscene.config import DataConfig
 from anyscene.data.augmentation import augmented_hint
+from anyscene.data.png import decode_plain_grey
 from anyscene.data.sample import AnyHostBatch, Meta, StoredBatch
 from anyscene.data.stream import Slot
 from anyscene.errors import DamageError
+
+
+HALF_EXPONENTS = {torch.float16: np.int16(0x7C00), torch.bfloat16: np.int16(0x7F80)}
+"""The bits of the exponent; they are all set in an infinity or NaN only."""
 
 
 @dataclass
@@ -95,8 +100,8 @@ def decode(
         slot,
         key,
         image=decode_image(members, shown, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION),
-        mask=decode_image(members, "mask.png", cv2.IMREAD_UNCHANGED),
-        elements=decode_image(members, "elements.png", cv2.IMREAD_UNCHANGED),
+        mask=decode_mask(members, "mask.png", size),
+        elements=decode_mask(members, "elements.png", size),
         meta=decode_meta(members),
         moments=None if latents is None else decode_moments(members, latents),
     )
@@ -125,6 +130,12 @@ def decode_image(members: dict[str, bytes], name: str, flags: int) -> np.ndarray
     if image is None:
         raise DamageError(f"{name} cannot be decoded")
     return image
+
+
+def decode_mask(members: dict[str, bytes], name: str, size: tuple[int, ...]) -> np.ndarray:
+    """As `decode_image`, at once where it is stored as preparation does; it may be read only."""
+    image = decode_plain_grey(members.get(name, b""), size)
+    return decode_image(members, name, cv2.IMREAD_UNCHANGED) if image is None else image
 
 
 def decode_meta(members: dict[str, bytes]) -> Meta:
@@ -159,10 +170,17 @@ def decode_moments(members: dict[str, bytes], shape: tuple[int, int, int]) -> tu
         if values.shape != shape or not values.is_floating_point():
             found = f"{values.dtype} {tuple(values.shape)}"
             raise DamageError(f"latents.safetensors has {found}, not floats {shape}")
-        total = values.sum(dtype=torch.float32)  # in a fifth of the time of looking at each
-        if not total.isfinite():
+        if not all_finite(values):
             raise DamageError("latents.safetensors has values that are not finite")
     return moments
+
+
+def all_finite(values: Tensor) -> bool:
+    """`values.isfinite().all()`, ten times as fast for half precision: no exponent is all ones."""
+    if values.dtype not in HALF_EXPONENTS:
+        return bool(values.isfinite().all())
+    exponent = HALF_EXPONENTS[values.dtype]
+    return bool(((values.view(torch.int16).numpy() & exponent) != exponent).all())
 
 
 def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
