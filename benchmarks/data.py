@@ -3,9 +3,10 @@
     python benchmarks/data.py [--photos FOLDER] [--peers FOLDER]
 
 The same samples, at 512 pixels, as scenes and as cached moments, go through the loader of a
-training and through the peers' loaders, in batches of 16, without loader processes. Rounds
-alternate, and each gives a ratio, so that a busy machine slows all. The peers get a virtual
-environment of their own (about 1 GB), made once in the folder that `--peers` names.
+training and through the peers' loaders, in batches of 16, without loader processes. Processor time
+is counted, rounds alternate, and each gives a ratio, so that other work on the machine weighs
+little. The peers get a virtual environment of their own (about 1 GB), made once in the folder that
+`--peers` names; with `--python` what is installed there is compared. Figures are in docs/data.md.
 
 The scenes are made up, with the spectrum of photos; or they are a folder's photos, cropped.
 """
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="a multiple of 16")
     parser.add_argument("--python", type=Path, help="interpreter that has the peers already")
+    parser.add_argument("--only", choices=sorted({c.ours for c in COMPARISONS}))
     options = parser.parse_args()
     python = options.python or peers_python(options.peers)
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
@@ -90,7 +92,7 @@ def main() -> None:
         folder = Path(name)
         write_all(folder, options.photos, options.samples)
         with subprocess.Popen(
-            [python, HERE / "data_peers.py", folder],
+            [python, HERE / "peers" / "data_peers.py", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -225,23 +227,30 @@ def our_batches(folder: Path) -> Iterator[object]:
 
 
 def our_latents(folder: Path) -> Iterator[torch.Tensor]:
-    """The moments alone of cached shards, B 2 c h w, by index and mmap."""
-    manifest = ShardManifest.read(folder)
-    path, record = manifest.path(0), manifest.shards[0]
-    index = ShardIndex.read(index_path(path), record)
-    latents = [suffix == "latents.safetensors" for suffix in index.suffixes]
-    places = index.offsets[latents].tolist()
+    """The moments alone of cached shards, B 2 c h w, by index and mmap.
+
+    Into one array, which the system gives in huge pages.
+    """
+    path, places = latent_places(folder)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         stored = np.frombuffer(data, np.uint8)
-        for first in range(0, manifest.samples, BATCH):
-            moments = torch.empty((BATCH, 2, 4, SIDE // 8, SIDE // 8), dtype=torch.float16)
-            for number, into in enumerate(moments.numpy().view(np.uint8).reshape(BATCH, -1)):
-                at = places[first + number]
-                length = int.from_bytes(data[at : at + 8], "little")
-                at += 8 + offset_of_mean(data[at + 8 : at + 8 + length])
-                into[:] = stored[at + length : at + length + into.size]
-            yield moments
-        del stored, into  # or else the file stays mapped
+        moments = np.empty((len(places), 2, 4, SIDE // 8, SIDE // 8), np.float16)
+        for at, into in zip(places, moments.view(np.uint8).reshape(len(moments), -1), strict=True):
+            length = int.from_bytes(data[at : at + 8], "little")
+            begin = at + 8 + length + offset_of_mean(data[at + 8 : at + 8 + length])
+            into[:] = stored[begin : begin + into.size]
+        del stored  # or else the file stays mapped
+    return iter(torch.from_numpy(moments).split(BATCH))
+
+
+@lru_cache
+def latent_places(folder: Path) -> tuple[Path, list[int]]:
+    """A shard and where its latents lie: a process reads an index once, as in training."""
+    manifest = ShardManifest.read(folder)
+    path = manifest.path(0)
+    index = ShardIndex.read(index_path(path), manifest.shards[0])
+    latents = [suffix == "latents.safetensors" for suffix in index.suffixes]
+    return path, index.offsets[latents].tolist()
 
 
 @lru_cache
@@ -287,11 +296,15 @@ def compare_all(
         "cached": lambda: our_batches(folder / "cached"),
         "latents": lambda: our_latents(folder / "cached"),
     }
-    comparisons = [comparison for comparison in COMPARISONS if comparison.peer in known]
+    comparisons = [
+        comparison
+        for comparison in COMPARISONS
+        if comparison.peer in known and options.only in (None, comparison.ours)
+    ]
     times: dict[str, list[float]] = {}
     for _ in range(options.rounds + 1):
-        for name, batches in ours.items():
-            times.setdefault(name, []).append(seconds(batches))
+        for name in dict.fromkeys(comparison.ours for comparison in comparisons):
+            times.setdefault(name, []).append(seconds(ours[name]))
             for peer in (c.peer for c in comparisons if c.ours == name):
                 times.setdefault(peer, []).append(peer_seconds(peers, peer))
     rates = {name: options.samples / min(values[1:]) for name, values in times.items()}  # 1: warm
