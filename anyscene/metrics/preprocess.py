@@ -34,7 +34,7 @@ def resize_bicubic(images: Tensor, height: int, width: int) -> Tensor:
 def resize_and_crop(images: Tensor, side: int) -> Tensor:
     """Images B 3 H W with `side` as their short side, its centre square, rounded to 1/255.
 
-    CLIP's own preparation, which works on 8-bit images.
+    CLIP's own preparation (torchvision's rounding of the crop's corner), which is on 8-bit images.
     """
     height, width = images.shape[-2:]
     short = min(height, width)
