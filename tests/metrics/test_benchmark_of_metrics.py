@@ -16,7 +16,7 @@ def test_both_distances_and_the_memory_of_a_small_run(capsys):
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     assert benchmark.compare("many", 40, 16, 1) > 0
-    assert 0 <= benchmark.memory(200, 16) < 1
+    assert 0 <= benchmark.memory(200, 16, kid_images=50) < 1
     line = capsys.readouterr().out.splitlines()[0]
     ours, theirs = line.rpartition("distances ")[2].split(" and ")
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
