@@ -12,6 +12,7 @@ class Hint(Enum):
 
     pixel = "pixel"
     latent = "latent"
+    canny = "canny"
 
 
 class Injection(Enum):
@@ -81,7 +82,9 @@ class FimConfig:
     """Folder of a FIM, or of an export with `controlnet/`, to start from; null: a copy of the
     base."""
     hint: Hint = Hint.pixel
-    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent."""
+    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent, for our
+    pipeline alone. `canny`: the edges of the foreground on grey, three channels, as published
+    ControlNets take them: the baseline that sees neither colour nor alpha."""
     embedder_channels: list[int] | None = None
     """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256, as many
     as it takes."""
