@@ -30,14 +30,15 @@ from anyscene.benchmark.scenes import (
     categories_of,
     read_benchmark,
 )
-from anyscene.benchmark.sources import Source, chance, read_metas, read_sources, stratified
+from anyscene.benchmark.sources import Source, SourceReader, chance, stratified
 from anyscene.data.sample import Element, Meta, ShardManifest
 from anyscene.errors import InputError
 from anyscene.files import sha256_of, write_json
 from data_prep.preparation import tool_versions
 
 GUEST_CHANCES = (0.7, 0.3)  # of one and two guests
-SPARE_GUESTS = 3  # further ones, for those that find no room
+SPARE_HOSTS = 8  # planned for one that is wanted: some have no room for any guest
+SPARE_GUESTS = 5  # further ones, for those that find no room
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,22 @@ def _write(
 ) -> None:
     for name in ("canvas", "masks", "elements", "real"):
         (folder / name).mkdir(parents=True)
-    plans = plan_scenes(read_metas(shards), settings)
+    reader = SourceReader(shards)
+    plans = plan_scenes(reader.metas, settings)
     if not plans:
         raise InputError(f"{shards.location!r} has no sample to build a scene of")
-    sources = read_sources(shards, {meta["key"] for plan in plans for meta in plan.metas})
-    scenes = []
+    scenes: list[BenchmarkScene] = []
+    counts = {ORIGINAL: len(plans), RECOMBINED: recombined_scenes(settings)}
     for plan in tqdm(plans, "build", unit="scene", disable=None):
-        scene = _scene(folder, len(scenes), plan, sources, settings.seed)
+        if counts[plan.layout] == 0:
+            continue
+        scene = _scene(folder, len(scenes), plan, reader, settings.seed)
         if scene is not None:
             scenes.append(scene)
-    by_image = {source.meta["image_id"]: source for source in sources.values()}
+            counts[plan.layout] -= 1
+    keys = {meta["image_id"]: meta["key"] for meta in reader.metas}
     for image in {image for scene in scenes for image in scene["source_images"]}:
-        source = by_image[image]
+        source = reader.read(keys[image])
         (folder / _real_name(source)).write_bytes(source.scene_bytes)
     lines = (json.dumps(scene, ensure_ascii=False, sort_keys=True) + "\n" for scene in scenes)
     (folder / SCENES_NAME).write_text("".join(lines), encoding="utf-8")
@@ -131,19 +136,14 @@ class Plan:
     guests: tuple[Meta, ...] = ()
     guest_count: int = 0
 
-    @property
-    def metas(self) -> tuple[Meta, ...]:
-        return (self.host, *self.guests)
-
 
 def plan_scenes(metas: Sequence[Meta], settings: BuildSettings) -> list[Plan]:
-    """Which samples become which scenes; originals come first."""
-    wanted = round(settings.size * settings.recombined_share)
+    """Which samples become which scenes; originals come first, spare recombined ones last."""
+    wanted = recombined_scenes(settings)
     alone = stratified(metas, settings.size - wanted, settings.seed, _categories)
     plans = [Plan(ORIGINAL, meta) for meta in alone]
-    hosts = stratified(
-        [meta for meta in metas if can_host(meta)], wanted, settings.seed + 1, _categories
-    )
+    may_host = [meta for meta in metas if can_host(meta)]
+    hosts = stratified(may_host, SPARE_HOSTS * wanted, settings.seed + 1, _categories)
     may_visit = [meta for meta in metas if _may_visit(meta)]
     used: Counter[str] = Counter()
     for host in hosts:
@@ -157,6 +157,11 @@ def plan_scenes(metas: Sequence[Meta], settings: BuildSettings) -> list[Plan]:
         used.update(meta["key"] for meta in guests[:count])
         plans.append(Plan(RECOMBINED, host, guests, count))
     return plans
+
+
+def recombined_scenes(settings: BuildSettings) -> int:
+    """How many of the scenes are to be recombined."""
+    return round(settings.size * settings.recombined_share)
 
 
 def _categories(meta: Meta) -> set[str]:
@@ -189,16 +194,16 @@ def _random(seed: int, key: str) -> np.random.Generator:
 
 
 def _scene(
-    folder: Path, number: int, plan: Plan, sources: dict[str, Source], seed: int
+    folder: Path, number: int, plan: Plan, reader: SourceReader, seed: int
 ) -> BenchmarkScene | None:
     """Write the files of a scene; None where no guest found a place."""
-    host = sources[plan.host["key"]]
+    host = reader.read(plan.host["key"])
     prompt = plan.host["captions"][0]
     placed: list[tuple[Source, Element]] = []
     if plan.layout == ORIGINAL:
         canvas = original(host)
     else:
-        guests = [sources[meta["key"]] for meta in plan.guests]
+        guests = [reader.read(meta["key"]) for meta in plan.guests]
         random = _random(seed, plan.host["key"])
         canvas, placed, centres = recombined(host, guests, random, plan.guest_count)
         if not placed:

@@ -1,22 +1,26 @@
-"""The samples that scenes are built from: read from shards, torch-free, in two passes."""
+"""The samples that scenes are built from: read from shards, without torch."""
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anyscene.data.index import tar_members
 from anyscene.data.sample import Meta, ShardManifest
 from anyscene.errors import DamageError, InputError
 from data_prep.boxes import as_uint8
-from data_prep.shards import read_samples
 
 Pixels = NDArray[np.uint8]
+
+HELD = 32  # decoded samples
 
 
 @dataclass(frozen=True)
@@ -31,27 +35,44 @@ class Source:
     numbers: Pixels  # H W, element numbers
 
 
-def read_metas(manifest: ShardManifest) -> list[Meta]:
-    """What is known of every sample, in the order of the shards.
+class SourceReader:
+    """Random access to the samples of a shard folder by key; few are held in memory."""
 
-    Raises `InputError` for cached shards, which have no scenes.
-    """
-    if manifest.base is not None:
-        raise InputError(
-            f"{manifest.location!r} is a cache and has no scenes; give the shards that it was made "
-            "from"
-        )
-    return [json.loads(members["meta.json"]) for _, members in _samples(manifest)]
+    def __init__(self, manifest: ShardManifest) -> None:
+        """Read what is known of every sample. Raises `InputError` for cached shards: they have no
+        scenes."""
+        if manifest.base is not None:
+            raise InputError(
+                f"{manifest.location!r} is a cache and has no scenes; give the shards that it was "
+                "made from"
+            )
+        self._members: dict[str, dict[str, Member]] = defaultdict(dict)
+        for number in range(len(manifest.shards)):
+            path = manifest.path(number)
+            for member in tar_members(path):
+                key, _, suffix = member.name.partition(".")
+                self._members[key][suffix] = Member(path, member.offset_data, member.size)
+        self.metas: list[Meta] = [
+            json.loads(members["meta.json"].read()) for members in self._members.values()
+        ]
+        self.read = lru_cache(HELD)(self._read)
+
+    def _read(self, key: str) -> Source:
+        return decode({suffix: member.read() for suffix, member in self._members[key].items()})
 
 
-def read_sources(manifest: ShardManifest, keys: set[str]) -> dict[str, Source]:
-    """The samples of some keys, decoded."""
-    return {key: decode(members) for key, members in _samples(manifest) if key in keys}
+class Member(NamedTuple):
+    """Where a member of a sample lies."""
 
+    path: Path
+    offset: int
+    size: int
 
-def _samples(manifest: ShardManifest) -> Iterator[tuple[str, dict[str, bytes]]]:
-    for number in range(len(manifest.shards)):
-        yield from read_samples(manifest.path(number))
+    def read(self) -> bytes:
+        """Its bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 def decode(members: Mapping[str, bytes]) -> Source:

@@ -15,7 +15,7 @@ METHODS = {
 """Module and class by name, in the order of reports."""
 
 TOLD_THE_ANSWER = ("known_shadow",)
-"""Methods that are shown what is measured; no other method is compared with them as with a rival."""
+"""Methods that are shown what is measured; they are no rivals, but bounds."""
 
 NEEDS_TRUTH = ("known_shadow",)
 NEEDS_CONTROLNET = ("controlnet_canny",)

@@ -1,4 +1,4 @@
-"""AnyScene: the frozen base guided by the Foreground Injection Module, blended as it is exported."""
+"""AnyScene: the frozen base guided by the Foreground Injection Module, blended as exported."""
 
 from collections.abc import Sequence
 from typing import Any

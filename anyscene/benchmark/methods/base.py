@@ -12,6 +12,7 @@ from torch import Tensor
 from anyscene.benchmark.methods import METHODS
 from anyscene.benchmark.scenes import BenchmarkScene
 from anyscene.compositing.blending import blend
+from anyscene.compositing.hint import BACKGROUND_GREY
 from anyscene.config import Blend, SampleConfig
 from anyscene.export import stock_pipeline
 from anyscene.image_jobs import Foreground, Job, Model, png
@@ -130,6 +131,11 @@ def foregrounds(jobs: Sequence[SceneJob], device: str) -> tuple[Tensor, Tensor]:
     rgb = torch.stack([job.own.rgb for job in jobs])
     alpha = torch.stack([job.own.alpha for job in jobs])
     return rgb.to(device), alpha.to(device)
+
+
+def on_grey(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """Foregrounds on grey, as a model that wants a whole image is shown them, B 3 H W in [0, 1]."""
+    return rgb * alpha + BACKGROUND_GREY * (1 - alpha)
 
 
 def with_foreground(job: SceneJob, foreground: Foreground) -> SceneJob:

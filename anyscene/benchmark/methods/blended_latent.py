@@ -27,7 +27,7 @@ SHARE = 1.0  # of the steps
 
 
 class BlendedLatent:
-    """Our own sampler with the known latent and without the FIM: diffusers has no pipeline of it."""
+    """Our own sampler with the known latent, without the FIM: diffusers has no pipeline of it."""
 
     def __init__(self, model: Model, settings: MethodSettings) -> None:  # noqa: ARG002
         self.model = model

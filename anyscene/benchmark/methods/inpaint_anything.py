@@ -19,13 +19,13 @@ from anyscene.benchmark.methods.base import (
     SceneJob,
     base_parts,
     foregrounds,
+    on_grey,
     padded,
     pasted,
     pngs,
     stock_call,
 )
 from anyscene.benchmark.methods.sam import SamMasks
-from anyscene.compositing.hint import BACKGROUND_GREY
 from anyscene.image_jobs import Model
 from anyscene.models.base import encode_images
 
@@ -53,12 +53,12 @@ class InpaintAnything:
 
     def inpaint(self, jobs: Sequence[SceneJob], rgb: Tensor, alpha: Tensor) -> Tensor:
         """Images B 3 H W in [0, 1] before the elements are put back."""
-        on_grey = rgb * alpha + BACKGROUND_GREY * (1 - alpha)
+        shown = on_grey(rgb, alpha)
         if self.pipeline is None:
-            return four_channel_inpainting(self.model, jobs, on_grey, alpha)
+            return four_channel_inpainting(self.model, jobs, shown, alpha)
         call = stock_call(self.model, jobs)
         fill = 1 - (alpha > 0.5).float()
-        return self.pipeline(**call, image=on_grey, mask_image=fill, strength=1.0).images
+        return self.pipeline(**call, image=shown, mask_image=fill, strength=1.0).images
 
 
 def _stock_inpainting(model: Model) -> Any:

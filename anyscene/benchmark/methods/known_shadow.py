@@ -5,9 +5,8 @@ elements and the shadow that they cast. It shows how far a training-free method 
 light's trace is given to it, so it bounds such methods from above. Procedural scenes only.
 """
 
+import io
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +34,6 @@ MARGIN = 2  # px of a 64 px scene around both, so that whole latents lie inside
 class KnownShadow(BlendedLatent):
     """`blended_latent` on the real scene, under elements and shadow; the elements are blended."""
 
-    def fields(self) -> dict[str, Any]:
-        return super().fields()
-
     def make(self, jobs: Sequence[SceneJob]) -> Pngs:
         shown = [with_foreground(job, _with_shadow(job)) for job in jobs]
         raw = torch.stack([_pixels(made) for _, made in super().make(shown)])
@@ -64,7 +60,5 @@ def _with_shadow(job: SceneJob) -> Foreground:
 
 
 def _pixels(data: bytes) -> Tensor:
-    import io
-
     with Image.open(io.BytesIO(data)) as file:
         return torch.from_numpy(np.array(file)).permute(2, 0, 1).float() / 255
