@@ -245,9 +245,13 @@ def check_config(config: Config) -> None:
             "train.trainable=fim cannot go with train.injection=none: there would be nothing to "
             "train; use train.trainable=unet or train.injection=fim"
         )
-    if config.fim.fit_embedder_steps and (config.fim.hint is Hint.latent or config.fim.init):
-        reason = "a latent hint is one already" if config.fim.init is None else "it is trained"
-        key = "fim.hint=latent" if config.fim.init is None else f"fim.init={config.fim.init!r}"
+    if config.fim.fit_embedder_steps and (config.fim.hint is not Hint.pixel or config.fim.init):
+        hint = config.fim.hint
+        reason = "a latent hint is one already" if hint is Hint.latent else "edges hold no colour"
+        reason = reason if config.fim.init is None else "it is trained"
+        key = (
+            f"fim.hint={hint.name}" if config.fim.init is None else f"fim.init={config.fim.init!r}"
+        )
         raise ConfigError(
             f"fim.fit_embedder_steps={config.fim.fit_embedder_steps} cannot go with {key} "
             f"({reason}); use fim.fit_embedder_steps=0"

@@ -7,7 +7,7 @@ OUT/manifest.jsonl     one line an image, written after its files
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -211,20 +211,26 @@ def write_canvas(out: Path, scene_id: str, foreground: Foreground) -> dict[str, 
 def write_images(out: Path, model: Model, jobs: Sequence[Job]) -> list[GenerationLine]:
     """Make the images of jobs of one call, and add their lines to the manifest."""
     lines = []
-    for job, (blended, raw) in zip(jobs, make_images(model, jobs), strict=True):
-        name = f"{job.line['scene_id']}-{job.line['seed']}-{identity(job.line)[:8]}.png"
-        made = {
-            "image": f"images/{name}",
-            "image_raw": f"raw/{name}",
-            "sha256": hashlib.sha256(blended).hexdigest(),
-            "sha256_raw": hashlib.sha256(raw).hexdigest(),
-        }
-        write_bytes(out / made["image_raw"], raw)
-        write_bytes(out / made["image"], blended)
-        line = {key: {**job.line, **made}[key] for key in GenerationLine.__annotations__}
-        append_line(out / MANIFEST_NAME, line)
-        lines.append(cast(GenerationLine, line))
+    for job, files in zip(jobs, make_images(model, jobs), strict=True):
+        lines.append(write_files(out, job.line, files))
+        append_line(out / MANIFEST_NAME, lines[-1])
     return lines
+
+
+def write_files(out: Path, asked: Mapping[str, Any], files: tuple[bytes, bytes]) -> GenerationLine:
+    """Write the PNG files, blended and raw, of a line; returns it with what is known now."""
+    blended, raw = files
+    name = f"{asked['scene_id']}-{asked['seed']}-{identity(asked)[:8]}.png"
+    made = {
+        "image": f"images/{name}",
+        "image_raw": f"raw/{name}",
+        "sha256": hashlib.sha256(blended).hexdigest(),
+        "sha256_raw": hashlib.sha256(raw).hexdigest(),
+    }
+    write_bytes(out / made["image_raw"], raw)
+    write_bytes(out / made["image"], blended)
+    line = {key: {**asked, **made}[key] for key in GenerationLine.__annotations__}
+    return cast(GenerationLine, line)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -132,6 +132,12 @@ def _usage(record: dict[str, Any], with_base: bool) -> str:
     if record["hint"] == "latent":
         note = "Its hint is the foreground's latent: stock pipelines cannot make it.\n"
         return f"## Use\n{note}{own}"
+    if record["hint"] == "canny":
+        note = (
+            "Its hint is the Canny edges (thresholds 100 and 200) of the foreground on grey, three "
+            "channels: an edge image for stock pipelines, as for any ControlNet of edges.\n"
+        )
+        return f"## Use\n{note}{own}"
     base = record["base"]["path"]
     beside = f"FOLDER/{base}" if base.startswith(".") else base  # a local folder, or a hub id
     load = LOAD_WHOLE if with_base else LOAD_FIM.format(base=beside)

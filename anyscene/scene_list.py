@@ -167,7 +167,7 @@ def check_request(model: str, scenes: Sequence[Scene], settings: GenerateSetting
         raise InputError("nothing to generate: the scene list is empty")
     for scene in scenes:
         _check_scene(scene)
-    _check_settings(settings)
+    check_settings(settings)
 
 
 def check_model(model: str) -> None:
@@ -200,7 +200,8 @@ def _check_scene(scene: Scene) -> None:
             raise InputError(f"no file {path}, of scene {name}")
 
 
-def _check_settings(settings: GenerateSettings) -> None:
+def check_settings(settings: GenerateSettings) -> None:
+    """Raises `InputError` for numbers and names that cannot be used."""
     for name in ("images", "steps", "height", "width", "micro_batch"):
         value = getattr(settings, name)
         if value is not None and value <= 0:

@@ -6,8 +6,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from anyscene.metrics.fid import FrechetDistance
 from anyscene.metrics.fidelity import LayoutMetrics, MaskedPsnr
-from anyscene.metrics.frechet import SmallSampleFid
 from anyscene.metrics.judge import Judge
 from anyscene.metrics.per_image import PerImageMetric
 from anyscene.metrics.prompt import PromptAccuracy
@@ -24,7 +24,8 @@ class SceneMetrics(nn.Module):
     `mask_iou`, `outside_share`, `growth`, `lost`: `LayoutMetrics` of the generated images;
     `place_accuracy`, `direction_accuracy`, `tone_accuracy`, `light_accuracy`: `PromptAccuracy`;
     `shadow_correlation`, `shadow_factual`, `shadow_swapped`, `shadow_skipped`: `ShadowCorrelation`;
-    `fid_small`: `SmallSampleFid`; `images`: how many were seen.
+    `fid_small`: `FrechetDistance` of the judge's own features, comparable with nothing but itself
+    at the same number of images; `images`: how many were seen.
 
     Keep it out of a LightningModule's attributes (in a callback): it holds the judge's weights.
     """
@@ -37,7 +38,7 @@ class SceneMetrics(nn.Module):
         self.layout = LayoutMetrics()
         self.prompt = PromptAccuracy()
         self.shadow = ShadowCorrelation()
-        self.fid = SmallSampleFid(judge.segmenter.feature_count)
+        self.fid = FrechetDistance(judge.segmenter.feature_count)
 
     @torch.no_grad()
     def update(
