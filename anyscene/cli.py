@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from anyscene import __version__
+from anyscene.commands.benchmark import add_benchmark
 from anyscene.commands.cluster import add_status, add_submit
 from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.metrics import add_metrics
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_report(commands)
     add_demo(commands)
     add_study(commands)
+    add_benchmark(commands)
     return parser
 
 

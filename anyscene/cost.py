@@ -21,9 +21,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Injection, Precision, Trainable
+from anyscene.config import Config, Hint, Injection, Precision, Trainable
 from anyscene.models.base import Base
-from anyscene.models.injection import build_fim, control_condition
+from anyscene.models.injection import (
+    CANNY_CHANNELS,
+    build_fim,
+    control_condition,
+    hint_kind,
+)
 from anyscene.models.loading import fake_base
 from anyscene.models.text import micro_condition
 
@@ -162,13 +167,19 @@ class Step:
         steps = torch.zeros(self.samples, dtype=torch.int64)
         residuals: dict[str, Any] = {}
         if self.fim is not None:
-            hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
-            with torch.no_grad():
-                condition = control_condition(self.fim, self.base.vae, hint)
+            condition = self.condition(self.fim)
             down, mid = self.fim(noisy, steps, controlnet_cond=condition, return_dict=False, **text)
             residuals["down_block_additional_residuals"] = down
             residuals["mid_block_additional_residual"] = mid
         return self.base.unet(noisy, steps, **text, **residuals).sample
+
+    @torch.no_grad()
+    def condition(self, fim: ControlNetModel) -> Tensor:
+        """What the FIM is shown. Edges are found on the CPU: they cost the device nothing."""
+        hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
+        if hint_kind(fim) is Hint.canny:
+            return hint[:, :CANNY_CHANNELS]
+        return control_condition(fim, self.base.vae, hint)
 
     def flop(self) -> int:
         """Operations of UNet and FIM, forward and backward, without recomputation.
