@@ -6,7 +6,7 @@ which is what an allocator is asked for, without its fragments and CUDA's contex
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,34 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         average=average,
         peak=memory.peak + average,
     )
+
+
+def images_at_peak(config: Config, buckets: Mapping[str, int]) -> float | None:
+    """Images a second at the peak rate of all the run's devices, by their data sheet.
+
+    `buckets` are a data set's numbers of images by size ("HxW"): the commonest is counted, and the
+    others by their area. None on CPUs and on devices whose data sheet is not known.
+    """
+    if not torch.cuda.is_available():
+        return None
+    half = config.train.precision is Precision.bf16
+    rate = get_available_flops(torch.device("cuda"), torch.bfloat16 if half else torch.float32)
+    if rate is None:
+        return None
+    sizes = {tuple(map(int, name.split("x"))): number for name, number in buckets.items()}
+    height, width = max(sizes, key=lambda size: sizes[size])
+    area = sum(h * w * number for (h, w), number in sizes.items()) / sum(sizes.values())
+    flop = count_flop(config, (height, width)) * area / (height * width)
+    return rate * config.train.devices * config.train.nodes / flop
+
+
+def count_flop(config: Config, size: tuple[int, int]) -> float:
+    """Operations of UNet and FIM for an image of `size` pixels, forward and backward."""
+    named, train = config.base, config.train
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = fake_base(named.path, named.revision, named.first_stage)
+        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        return Step(base, fim, config, size, 1).flop()
 
 
 def plan_lines(config: Config, cost: StepCost) -> list[str]:
