@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import Config, Injection, Precision, Trainable
+from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base
 from anyscene.models.injection import build_fim, control_condition
 from anyscene.models.loading import fake_base
@@ -93,11 +94,10 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
     )
 
 
-def images_at_peak(config: Config, buckets: Mapping[str, int]) -> float | None:
-    """Images a second at the peak rate of all the run's devices, by their data sheet.
+def images_at_peak(config: Config) -> float | None:
+    """Images of `data.train` a second at the peak rate of all devices, as their data sheet has it.
 
-    `buckets` are a data set's numbers of images by size ("HxW"): the commonest is counted, and the
-    others by their area. None on CPUs and on devices whose data sheet is not known.
+    None on CPUs and on devices whose data sheet is not known.
     """
     if not torch.cuda.is_available():
         return None
@@ -105,11 +105,19 @@ def images_at_peak(config: Config, buckets: Mapping[str, int]) -> float | None:
     rate = get_available_flops(torch.device("cuda"), torch.bfloat16 if half else torch.float32)
     if rate is None:
         return None
+    flop = mean_flop(config, read_manifest(config.data.train).buckets)
+    return rate * config.train.devices * config.train.nodes / flop
+
+
+def mean_flop(config: Config, buckets: Mapping[str, int]) -> float:
+    """Operations for an image, given a data set's numbers of images by size ("HxW").
+
+    The commonest size is counted, the others by their area.
+    """
     sizes = {tuple(map(int, name.split("x"))): number for name, number in buckets.items()}
     height, width = max(sizes, key=lambda size: sizes[size])
     area = sum(h * w * number for (h, w), number in sizes.items()) / sum(sizes.values())
-    flop = count_flop(config, (height, width)) * area / (height * width)
-    return rate * config.train.devices * config.train.nodes / flop
+    return count_flop(config, (height, width)) * area / (height * width)
 
 
 def count_flop(config: Config, size: tuple[int, int]) -> float:

@@ -25,7 +25,6 @@ from anyscene.config import Config, Logger, Precision
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
-from anyscene.data.sources import read_manifest
 from anyscene.errors import ConfigError
 from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
@@ -180,7 +179,7 @@ def build_callbacks(
     callbacks: list[Callback] = [Preemption(saving, rank_timeout(config))]
     if config.train.ema_decay > 0:
         callbacks.append(MovingAverage(config.train.ema_decay))
-    at_peak = images_at_peak(config, read_manifest(config.data.train).buckets)
+    at_peak = images_at_peak(config)
     callbacks.append(Throughput(config.data.batch_size, config.log.every, at_peak))
     if config.data.val is not None:
         judge = load_judge(config.metrics.judge)
