@@ -4,8 +4,9 @@
 
 Speed: `compute()` of both classes from the same features, with more images than features, and
 with fewer (where torchmetrics' covariance is singular). Rounds alternate, and each gives a ratio
-of CPU time, so that other work on the machine does not count. Memory: batches of random features go through FID, KID and a
-metric of single images; the process' memory is sampled then and while the distances are made.
+of CPU time, so that other work on the machine does not count. Memory: batches of random features
+go through FID, KID and a metric of single images; the process' memory is sampled then and while the
+distances are made.
 """
 
 import argparse

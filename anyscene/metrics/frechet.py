@@ -102,7 +102,7 @@ def _triangular_product(one: Tensor, other: Tensor) -> Tensor:
     product = torch.zeros_like(one)
     for first in range(0, len(one), BLOCK):
         rows, end = slice(first, first + BLOCK), first + BLOCK
-        product[:end, :end] += one[rows, :end].T @ other[rows, :end]
+        product[:end, :end].addmm_(one[rows, :end].T, other[rows, :end])
     return product
 
 
@@ -111,7 +111,7 @@ def _lower_gram(matrix: Tensor) -> Tensor:
     gram = torch.zeros_like(matrix)
     for first in range(0, len(matrix), BLOCK):
         end = first + BLOCK
-        gram[first:end, :end] = matrix[first:end] @ matrix[:end].T
+        gram[first:end, :end].addmm_(matrix[first:end], matrix[:end].T)
     return gram
 
 
