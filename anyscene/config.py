@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from anyscene.layout_settings import LayoutControl
+
 REQUIRED: Any = "???"  # OmegaConf's marker of a value that the user must give
 
 
@@ -12,6 +14,7 @@ class Hint(Enum):
 
     pixel = "pixel"
     latent = "latent"
+    canny = "canny"
 
 
 class Injection(Enum):
@@ -81,7 +84,9 @@ class FimConfig:
     """Folder of a FIM, or of an export with `controlnet/`, to start from; null: a copy of the
     base."""
     hint: Hint = Hint.pixel
-    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent."""
+    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent, for our
+    pipeline alone. `canny`: the edges of the foreground on grey, three channels, as published
+    ControlNets take them: the baseline that sees neither colour nor alpha."""
     embedder_channels: list[int] | None = None
     """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256, as many
     as it takes."""
@@ -216,6 +221,7 @@ class SampleConfig:
     """Text guidance, `s_text`. 1: off."""
     foreground_guidance_scale: float = 1.0
     """Foreground guidance, `s_fg`. Other than 1 costs a third pass."""
+    layout: LayoutControl = field(default_factory=LayoutControl)
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
     blend_k: float = 1.0
@@ -273,6 +279,9 @@ class LogConfig:
     """W&B runs offline by itself when nobody is logged in."""
     project: str = "anyscene"
     """W&B project."""
+    wait_seconds: float = 30.0
+    """How long a run that ends waits for W&B to upload what is left, and its start for an answer;
+    training itself never waits. > 0."""
     progress_bar: bool = True
     """A bar with the time left."""
 

@@ -20,6 +20,7 @@ from anyscene.config import Config, Hint, Injection, Logger, Precision, Trainabl
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
+from anyscene.layout_settings import layout_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -43,6 +44,7 @@ POSITIVE = (
     "sample.grid_scenes",
     "log.every",
     "metrics.micro_batch",
+    "log.wait_seconds",
     "cluster.cpus",
     "cluster.stop_seconds",
     "cluster.timeout_minutes",
@@ -245,9 +247,13 @@ def check_config(config: Config) -> None:
             "train.trainable=fim cannot go with train.injection=none: there would be nothing to "
             "train; use train.trainable=unet or train.injection=fim"
         )
-    if config.fim.fit_embedder_steps and (config.fim.hint is Hint.latent or config.fim.init):
-        reason = "a latent hint is one already" if config.fim.init is None else "it is trained"
-        key = "fim.hint=latent" if config.fim.init is None else f"fim.init={config.fim.init!r}"
+    if config.fim.fit_embedder_steps and (config.fim.hint is not Hint.pixel or config.fim.init):
+        hint = config.fim.hint
+        reason = "a latent hint is one already" if hint is Hint.latent else "edges hold no colour"
+        reason = reason if config.fim.init is None else "it is trained"
+        key = (
+            f"fim.hint={hint.name}" if config.fim.init is None else f"fim.init={config.fim.init!r}"
+        )
         raise ConfigError(
             f"fim.fit_embedder_steps={config.fim.fit_embedder_steps} cannot go with {key} "
             f"({reason}); use fim.fit_embedder_steps=0"
@@ -300,6 +306,9 @@ def _check_ranges(config: Config) -> None:
             "loss.inside, loss.boundary and loss.rest are all 0: nothing would be learnt; "
             "use 1 for each to weigh all latents alike"
         )
+    mistake = layout_mistake(config.sample.layout)
+    if mistake is not None:
+        raise ConfigError(f"sample.layout.{''.join(mistake)}")
     if config.train.keep_checkpoints < 2:
         raise ConfigError(
             f"train.keep_checkpoints={config.train.keep_checkpoints} must be at least 2, "

@@ -6,7 +6,7 @@ which is what an allocator is asked for, without its fragments and CUDA's contex
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Injection, Precision, Trainable
+from anyscene.config import Config, Hint, Injection, Precision, Trainable
+from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base
-from anyscene.models.injection import build_fim, control_condition
+from anyscene.models.injection import (
+    CANNY_CHANNELS,
+    build_fim,
+    control_condition,
+    hint_kind,
+)
 from anyscene.models.loading import fake_base
 from anyscene.models.text import micro_condition
 
@@ -91,6 +97,41 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         average=average,
         peak=memory.peak + average,
     )
+
+
+def images_at_peak(config: Config) -> float | None:
+    """Images of `data.train` a second at the peak rate of all devices, as their data sheet has it.
+
+    None on CPUs and on devices whose data sheet is not known.
+    """
+    if not torch.cuda.is_available():
+        return None
+    half = config.train.precision is Precision.bf16
+    rate = get_available_flops(torch.device("cuda"), torch.bfloat16 if half else torch.float32)
+    if rate is None:
+        return None
+    flop = mean_flop(config, read_manifest(config.data.train).buckets)
+    return rate * config.train.devices * config.train.nodes / flop
+
+
+def mean_flop(config: Config, buckets: Mapping[str, int]) -> float:
+    """Operations for an image, given a data set's numbers of images by size ("HxW").
+
+    The commonest size is counted, the others by their area.
+    """
+    sizes = {tuple(map(int, name.split("x"))): number for name, number in buckets.items()}
+    height, width = max(sizes, key=lambda size: sizes[size])
+    area = sum(h * w * number for (h, w), number in sizes.items()) / sum(sizes.values())
+    return count_flop(config, (height, width)) * area / (height * width)
+
+
+def count_flop(config: Config, size: tuple[int, int]) -> float:
+    """Operations of UNet and FIM for an image of `size` pixels, forward and backward."""
+    named, train = config.base, config.train
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = fake_base(named.path, named.revision, named.first_stage)
+        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        return Step(base, fim, config, size, 1).flop()
 
 
 def plan_lines(config: Config, cost: StepCost) -> list[str]:
@@ -162,13 +203,19 @@ class Step:
         steps = torch.zeros(self.samples, dtype=torch.int64)
         residuals: dict[str, Any] = {}
         if self.fim is not None:
-            hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
-            with torch.no_grad():
-                condition = control_condition(self.fim, self.base.vae, hint)
+            condition = self.condition(self.fim)
             down, mid = self.fim(noisy, steps, controlnet_cond=condition, return_dict=False, **text)
             residuals["down_block_additional_residuals"] = down
             residuals["mid_block_additional_residual"] = mid
         return self.base.unet(noisy, steps, **text, **residuals).sample
+
+    @torch.no_grad()
+    def condition(self, fim: ControlNetModel) -> Tensor:
+        """What the FIM is shown. Edges are found on the CPU: they cost the device nothing."""
+        hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
+        if hint_kind(fim) is Hint.canny:
+            return hint[:, :CANNY_CHANNELS]
+        return control_condition(fim, self.base.vae, hint)
 
     def flop(self) -> int:
         """Operations of UNet and FIM, forward and backward, without recomputation.

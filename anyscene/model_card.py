@@ -72,6 +72,8 @@ LIMITS = """\
   by pixel. Small print, faces and fine texture suffer first.
 - The design follows the idea of AnyScene (CVPR 2024), whose formulas are not public here: module,
   layout control and blending are our own. No figure here is one of the paper's.
+- `anyscene generate --matting` cuts photos out with models of rembg, which have licences of their
+  own: isnet-general-use and u2net Apache-2.0, birefnet-general MIT, bria-rmbg CC BY-NC 4.0.
 - There is no safety checker. What the base can draw, this can draw.
 """
 
@@ -131,6 +133,12 @@ def _usage(record: dict[str, Any], with_base: bool) -> str:
     own = f"With blending, from this software:\n```python\n{OWN_FIM.format(**values)}```\n"
     if record["hint"] == "latent":
         note = "Its hint is the foreground's latent: stock pipelines cannot make it.\n"
+        return f"## Use\n{note}{own}"
+    if record["hint"] == "canny":
+        note = (
+            "Its hint is the Canny edges (thresholds 100 and 200) of the foreground on grey, three "
+            "channels: an edge image for stock pipelines, as for any ControlNet of edges.\n"
+        )
         return f"## Use\n{note}{own}"
     base = record["base"]["path"]
     beside = f"FOLDER/{base}" if base.startswith(".") else base  # a local folder, or a hub id
