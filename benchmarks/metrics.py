@@ -3,9 +3,10 @@
     python benchmarks/metrics.py [--width 2048] [--images 30000] [--kid-images 5000] [--rounds 3]
 
 Speed: `compute()` of both classes from the same features, with more images than features, and
-with fewer (where torchmetrics' covariance is singular). Rounds alternate, and each gives a ratio,
-so that a busy machine slows both. Memory: batches of random features go through FID, KID and a
-metric of single images; the process' memory is sampled then and while the distances are made.
+with fewer (where torchmetrics' covariance is singular). Rounds alternate, and each gives a ratio
+of CPU time, so that other work on the machine does not count. Memory: batches of random features
+go through FID, KID and a metric of single images; the process' memory is sampled then and while the
+distances are made.
 """
 
 import argparse
@@ -73,10 +74,10 @@ def compare(name: str, count: int, width: int, rounds: int) -> float:
 
 
 def seconds(compute: Callable[[], Tensor]) -> tuple[float, float]:
-    """How long a call takes, and what it gives."""
-    start = time.perf_counter()
+    """CPU time that a call takes, and what it gives."""
+    start = time.process_time()
     value = float(compute())
-    return time.perf_counter() - start, value
+    return time.process_time() - start, value
 
 
 @contextmanager
@@ -114,13 +115,10 @@ def memory(images: int, width: int, kid_images: int, batch: int = 50) -> float:
             fid.update(rows, rows + 0.01)
             kid.update(rows)
             clip.update(rows, rows)
-        start = time.perf_counter()
-        fid.compute()
-        print(f"FID of {images} images: {time.perf_counter() - start:.1f} s", flush=True)
-        start = time.perf_counter()
+        print(f"FID of {images} images: {seconds(fid.compute)[0]:.1f} s", flush=True)
         rows = kid.rows()[:kid_images]
-        mmd(rows, reference[:kid_images], KID)
-        print(f"KID of {len(rows)} images: {time.perf_counter() - start:.1f} s", flush=True)
+        spent, _ = seconds(lambda: mmd(rows, reference[:kid_images], KID)[0])
+        print(f"KID of {len(rows)} images: {spent:.1f} s", flush=True)
         clip.compute()
     used = (peak[0] - before + reference.nbytes) / 1e9
     print(f"memory: {used:.2f} GB, {reference.nbytes / 1e9:.2f} of them the real images' features")

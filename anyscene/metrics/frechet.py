@@ -8,6 +8,8 @@ from torch import Tensor
 WELL_CONDITIONED = 1e-8
 """Least pivot, relative to the largest, with which eigenvalues of a product keep 1e-9."""
 
+BLOCK = 256  # rows of a triangular matrix that are multiplied together
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -88,11 +90,29 @@ def _trace_of_root(first: Gaussian, second: Gaussian) -> Tensor:
     one, other = first.factor(), second.factor()
     if one is not None and other is not None:
         if min(_pivots(one), _pivots(other)) > WELL_CONDITIONED:
-            # the same as below, squared: a symmetric eigenvalue problem is twice as fast
-            product = one.T @ other
-            return torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+            # the same as below, squared: a symmetric eigenvalue problem is faster
+            squared = _lower_gram(_triangular_product(one, other))
+            return torch.linalg.eigvalsh(squared, UPLO="L").clamp(min=0).sqrt().sum()
         return torch.linalg.svdvals(one.T @ other).sum()
     return torch.linalg.svdvals(first.root().T @ second.root()).sum()
+
+
+def _triangular_product(one: Tensor, other: Tensor) -> Tensor:
+    """one^T other of two lower triangular matrices, without their zeros: a third of the work."""
+    product = torch.zeros_like(one)
+    for first in range(0, len(one), BLOCK):
+        rows, end = slice(first, first + BLOCK), first + BLOCK
+        product[:end, :end].addmm_(one[rows, :end].T, other[rows, :end])
+    return product
+
+
+def _lower_gram(matrix: Tensor) -> Tensor:
+    """The lower triangle of matrix matrix^T, with anything above it: half of the work."""
+    gram = torch.zeros_like(matrix)
+    for first in range(0, len(matrix), BLOCK):
+        end = first + BLOCK
+        gram[first:end, :end].addmm_(matrix[first:end], matrix[:end].T)
+    return gram
 
 
 def _pivots(factor: Tensor) -> float:
