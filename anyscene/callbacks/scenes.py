@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from anyscene.config import SampleConfig
 from anyscene.data.transforms import DeviceBatch
 from anyscene.files import replace_file, write_json
+from anyscene.metrics.catalogue import ScoreBatch
+from anyscene.metrics.elements import element_boxes
 from anyscene.metrics.judge import Judge
-from anyscene.metrics.suite import SceneMetrics
+from anyscene.metrics.metric_set import MetricSet
 from anyscene.module import SceneModule
 from anyscene.sampler import sample_options, sample_scenes
 from anyscene.visual import sample_grid
@@ -25,19 +27,28 @@ GridRow = tuple[int, str, dict[str, torch.Tensor]]
 class ValidationScenes(Callback):
     """Generates every validation scene with the moving average, measures and shows it.
 
-    Writes `samples/step-XXXXXXXX/grid.png` and `metrics.json`, and logs `val/*`.
+    Writes `samples/step-XXXXXXXX/grid.png` and `metrics.json`, with `tables` also the scenes one by
+    one in `scenes.npz`, for a tracker's tables; and logs `val/*`.
     """
 
-    def __init__(self, folder: Path, config: SampleConfig, judge: Judge | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: SampleConfig,
+        metrics: MetricSet | None,
+        tables: bool = False,
+    ) -> None:
         self.folder = folder
+        self.tables = tables
         self.config = config
-        self.metrics = None if judge is None else SceneMetrics(judge)
+        self.metrics = metrics
         self.rows: list[GridRow] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.rows = []
         if self.metrics is not None:
-            self.metrics.to(pl_module.device).reset()
+            self.metrics.reset()
+            self.metrics.to(pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -62,7 +73,7 @@ class ValidationScenes(Callback):
         )
         raw, blended = torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
         if self.metrics is not None:
-            self.metrics.update(raw, blended, scene, batch["mask"], batch["truth"])
+            self.metrics.update(score_batch(batch, scene, raw, blended))
         columns = {
             "foreground": batch["hint"][:, :3],
             "mask": batch["mask"],
@@ -79,7 +90,8 @@ class ValidationScenes(Callback):
         assert isinstance(pl_module, SceneModule)
         folder = self.folder / f"step-{trainer.global_step:08d}"
         if self.metrics is not None:
-            results = self.metrics.compute()
+            results = self.metrics.figures()
+            self.metrics.release()
             pl_module.record({f"val/{name}": value for name, value in results.items()})
             if trainer.is_global_zero:
                 with warned_of_a_full_disk(folder):
@@ -87,7 +99,9 @@ class ValidationScenes(Callback):
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
             with warned_of_a_full_disk(folder):
-                self._write_grid(trainer, folder, rows)
+                write_grid(folder, rows)
+                if self.tables:
+                    write_scenes(folder, rows)
 
     def _gather(self, trainer: Trainer) -> list[GridRow]:
         """The rows of all ranks on rank zero, in the order of the samples."""
@@ -98,13 +112,44 @@ class ValidationScenes(Callback):
             rows = [row for part in parts for row in part]
         return sorted(rows, key=lambda row: row[0])
 
-    def _write_grid(self, trainer: Trainer, folder: Path, rows: list[GridRow]) -> None:
-        columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
-        grid = sample_grid(columns, [row[1] for row in rows])
-        replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [grid], step=trainer.global_step)
+
+def write_grid(folder: Path, rows: list[GridRow]) -> None:
+    """One picture of the scenes, a row each."""
+    columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
+    grid = sample_grid(columns, [row[1] for row in rows])
+    replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
+
+
+def write_scenes(folder: Path, rows: list[GridRow]) -> None:
+    """The same as arrays: `prompt` B, and images B H W 3 or masks B H W as bytes."""
+    arrays = {"prompt": np.array([row[1] for row in rows])}
+    for name in rows[0][2]:
+        images = torch.stack([row[2][name] for row in rows])  # B C H W
+        pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        arrays[name] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    replace_file(folder / "scenes.npz", write)
+
+
+def score_batch(
+    batch: DeviceBatch, scene: torch.Tensor, raw: torch.Tensor, blended: torch.Tensor
+) -> ScoreBatch:
+    """Generated images with what they are compared with: the scenes that they were cut out of."""
+    return ScoreBatch(
+        numbers=batch["counter"].tolist(),
+        image=blended,
+        raw=raw,
+        prompts=batch["prompt"],
+        real=scene,
+        foreground=scene,
+        alpha=batch["mask"],
+        boxes=element_boxes(batch["elements"]),
+        truths=batch["truth"],
+    )
 
 
 @contextmanager
