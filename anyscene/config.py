@@ -224,8 +224,9 @@ class SampleConfig:
     layout: LayoutControl = field(default_factory=LayoutControl)
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
-    blend_k: float = 1.0
-    """`detail`: share of the foreground's own low frequencies. 1: the foreground itself. [0, 1]."""
+    blend_k: float = 0.25
+    """`detail`: share of the foreground's own light. 1: the foreground itself; the default is what
+    the figures in docs/blending.md chose. [0, 1]."""
     micro_batch: int = 8
     """Fixed batch of the sampler, the last one padded: an image depends on its seed alone. > 0."""
     grid_scenes: int = 8
