@@ -41,7 +41,7 @@ class ValidationScenes(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,  # noqa: ARG002
+        trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ARG002
         batch: DeviceBatch,
@@ -51,15 +51,16 @@ class ValidationScenes(Callback):
         assert isinstance(pl_module, SceneModule)
         scene = batch["scene"] / 2 + 0.5
         numbers = batch["counter"].tolist()
-        output = sample_scenes(
-            pl_module.pipeline(),
-            batch["prompt"],
-            [self.config.seed + number for number in numbers],
-            scene,
-            batch["mask"],
-            micro_batch=self.config.micro_batch,
-            **sample_options(self.config),
-        )
+        with trainer.precision_plugin.forward_context():
+            output = sample_scenes(
+                pl_module.pipeline(),
+                batch["prompt"],
+                [self.config.seed + number for number in numbers],
+                scene,
+                batch["mask"],
+                micro_batch=self.config.micro_batch,
+                **sample_options(self.config),
+            )
         raw, blended = torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
         if self.metrics is not None:
             self.metrics.update(raw, blended, scene, batch["mask"], batch["truth"])
@@ -87,7 +88,8 @@ class ValidationScenes(Callback):
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
             with warned_of_a_full_disk(folder):
-                self._write_grid(trainer, folder, rows)
+                columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
+                write_grid(trainer, folder / "grid.png", columns, [row[1] for row in rows])
 
     def _gather(self, trainer: Trainer) -> list[GridRow]:
         """The rows of all ranks on rank zero, in the order of the samples."""
@@ -98,13 +100,20 @@ class ValidationScenes(Callback):
             rows = [row for part in parts for row in part]
         return sorted(rows, key=lambda row: row[0])
 
-    def _write_grid(self, trainer: Trainer, folder: Path, rows: list[GridRow]) -> None:
-        columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
-        grid = sample_grid(columns, [row[1] for row in rows])
-        replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [grid], step=trainer.global_step)
+
+def write_grid(
+    trainer: Trainer,
+    path: Path,
+    columns: dict[str, torch.Tensor],
+    prompts: list[str],
+    name: str = "samples",
+) -> None:
+    """A picture of columns of images N 3 H W or masks N 1 H W; W&B gets it as `name`."""
+    grid = sample_grid({key: images.cpu() for key, images in columns.items()}, prompts)
+    replace_file(path, lambda part: grid.save(part, format="PNG"))
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [grid], step=trainer.global_step)
 
 
 @contextmanager
