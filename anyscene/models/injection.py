@@ -10,22 +10,27 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
+from anyscene.compositing.canny import canny_edges
 from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
 from anyscene.models.base import Base, Vae, encode_images, vae_factor
 
+CANNY_CHANNELS = 3
 EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a factor of 8
 
 
 def hint_kind(fim: ControlNetModel) -> Hint:
-    """`pixel` or `latent`, read from the FIM's own config: a latent's embedder has one resolution.
+    """What a FIM is shown, read from its own config: a latent's embedder has one resolution, and
+    edges have three channels.
 
-    The number of channels does not tell: Stable Diffusion's latent with its mask has five, too.
+    The number of channels alone does not tell: Stable Diffusion's latent with its mask has five, as
+    a pixel hint.
     """
     config: Any = fim.config
-    single = len(config.conditioning_embedding_out_channels) == 1
-    return Hint.latent if single else Hint.pixel
+    if len(config.conditioning_embedding_out_channels) == 1:
+        return Hint.latent
+    return Hint.canny if config.conditioning_channels == CANNY_CHANNELS else Hint.pixel
 
 
 def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
@@ -36,16 +41,17 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
     series the embedder would get no gradient until the second has moved.
 
     Raises:
-        ConfigError: `embedder_channels` that don't fit the first stage.
+        ConfigError: `embedder_channels` that don't fit the first stage, or `transformer_layers`
+            that don't fit the UNet.
         InputError: `init` that is missing or belongs to another base.
     """
     if config.init is not None:
-        return _load_fim(config.init, base)
+        return _load_fim(config.init, base, config.hint)
     stages = vae_factor(base.vae).bit_length()  # log2(factor) + 1
     match config.hint:
-        case Hint.pixel:
+        case Hint.pixel | Hint.canny:
             widths = tuple(config.embedder_channels or EMBEDDER_WIDTHS[:stages])
-            channels = HINT_CHANNELS
+            channels = HINT_CHANNELS if config.hint is Hint.pixel else CANNY_CHANNELS
             if len(widths) != stages:
                 raise ConfigError(
                     f"fim.embedder_channels={list(widths)} has {len(widths)} entries; the base's "
@@ -59,9 +65,42 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
     fim = ControlNetModel.from_unet(
         base.unet, conditioning_channels=channels, conditioning_embedding_out_channels=widths
     )
+    if config.transformer_layers is not None:
+        fim = shrink_fim(fim, config.transformer_layers)
     generator = torch.Generator().manual_seed(seed)
     _initialise_embedder(fim, generator)
     return fim.requires_grad_(True).train()
+
+
+def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
+    """A FIM with fewer transformer layers in the blocks of each level, and otherwise the same.
+
+    Still a stock `ControlNetModel`: a level without any has plain `DownBlock2D`s, or a middle block
+    without attention. The first layers of the base are kept.
+    """
+    config: Any = fim.config
+    own = config.transformer_layers_per_block
+    levels = len(config.block_out_channels)
+    own = [own] * levels if isinstance(own, int) else list(own)
+    kinds = list(config.down_block_types)
+    most = [n if "CrossAttn" in kind else 0 for n, kind in zip(own, kinds, strict=True)]
+    if len(layers) != levels or any(n < 0 or n > m for n, m in zip(layers, most, strict=False)):
+        raise ConfigError(
+            f"fim.transformer_layers={layers} does not fit the base's UNet, which has {most}: one "
+            "number for each level, from 0 to the base's"
+        )
+    kinds = ["DownBlock2D" if n == 0 else k for n, k in zip(layers, kinds, strict=True)]
+    middle = {} if layers[-1] or most[-1] == 0 else {"mid_block_type": "UNetMidBlock2D"}
+    depth = [max(1, n) for n in layers]
+    if most[-1] == 0:  # the middle block has attention though its level has none
+        depth[-1] = own[-1]
+    smaller = ControlNetModel.from_config(
+        {**config, "down_block_types": kinds, "transformer_layers_per_block": depth, **middle}
+    )
+    assert isinstance(smaller, ControlNetModel)
+    known = fim.state_dict()
+    smaller.load_state_dict({name: known[name] for name in smaller.state_dict()}, strict=True)
+    return smaller
 
 
 def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> None:
@@ -73,7 +112,7 @@ def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> No
     nn.init.normal_(embedder.conv_out.weight, std=0.02, generator=generator)
 
 
-def _load_fim(path: str, base: Base) -> ControlNetModel:
+def _load_fim(path: str, base: Base, hint: Hint) -> ControlNetModel:
     folder = Path(path) / "controlnet"
     source = str(folder if folder.is_dir() else path)
     try:
@@ -87,17 +126,25 @@ def _load_fim(path: str, base: Base) -> ControlNetModel:
                 f"fim.init={path!r} has {key}={fim.config[key]}, the base has "
                 f"{base.unet.config[key]}: it was trained on another base"
             )
+    if hint_kind(fim) is not hint:
+        raise InputError(
+            f"fim.init={path!r} was trained with fim.hint={hint_kind(fim).name}, but fim.hint is "
+            f"{hint.name}; give fim.hint={hint_kind(fim).name}"
+        )
     return fim.requires_grad_(True).train()
 
 
 def control_condition(fim: ControlNetModel, vae: Vae, hint: Tensor) -> Tensor:
     """What the FIM's embedder takes, from the five-channel pixel hint B 5 H W in [0, 1].
 
-    For a pixel FIM the hint itself; for a latent one the foreground's latent (on grey) and the
-    pooled mask, B c+1 h w.
+    For a pixel FIM the hint itself; for one of edges those of the foreground on grey, B 3 H W; for
+    a latent one the foreground's latent (on grey) and the pooled mask, B c+1 h w.
     """
-    if hint_kind(fim) is Hint.pixel:
-        return hint
+    match hint_kind(fim):
+        case Hint.pixel:
+            return hint
+        case Hint.canny:
+            return canny_edges(hint[:, :3])
     foreground = encode_images(vae, hint[:, :3] * 2 - 1)
     size = (foreground.shape[2], foreground.shape[3])
     mask = F.adaptive_avg_pool2d(hint[:, 3:4], size)

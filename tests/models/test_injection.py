@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from tiny import tiny_base
 
+from anyscene.compositing.canny import canny_edges
 from anyscene.compositing.hint import HINT_CHANNELS, make_hint
 from anyscene.config import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
@@ -25,6 +26,7 @@ CONFIGS = {
     "pixel": FimConfig(embedder_channels=[8, 8, 16]),
     "pixel, default widths": FimConfig(),
     "latent": FimConfig(hint=Hint.latent),
+    "canny": FimConfig(hint=Hint.canny),
 }
 
 
@@ -110,8 +112,10 @@ def test_frozen_encoder_and_middle_stay_out_of_the_graph(base):
 
 def test_form_of_the_hint(base):
     hint = inputs(base)[3]
-    pixel, latent = (build_fim(CONFIGS[name], base, seed=0) for name in ("pixel", "latent"))
-    assert (hint_kind(pixel), hint_kind(latent)) == (Hint.pixel, Hint.latent)
+    names = ("pixel", "latent", "canny")
+    pixel, latent, canny = (build_fim(CONFIGS[name], base, seed=0) for name in names)
+    assert [hint_kind(fim).name for fim in (pixel, latent, canny)] == list(names)
+    assert torch.equal(control_condition(canny, base.vae, hint), canny_edges(hint[:, :3]))
     assert control_condition(pixel, base.vae, hint) is hint
     condition = control_condition(latent, base.vae, hint)
     assert condition.shape == (2, 5, 16, 16)
@@ -159,6 +163,9 @@ def test_what_does_not_fit_is_refused(base, tmp_path):
         build_fim(FimConfig(embedder_channels=[16, 32]), base, seed=0)
     with pytest.raises(InputError, match=r"^fim.init='.*' could not be loaded \([^\n]*\)$"):
         build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
+    build_fim(FimConfig(hint=Hint.canny), base, seed=0).save_pretrained(tmp_path / "edges")
+    with pytest.raises(InputError, match=r"with fim.hint=canny, but fim.hint is pixel; give fim"):
+        build_fim(FimConfig(init=str(tmp_path / "edges")), base, seed=0)
     other = load_base(str(tiny_base(tmp_path / "other", latent_channels=3)))
     build_fim(FimConfig(), other, seed=0).save_pretrained(tmp_path / "fim")
     with pytest.raises(InputError, match=r"has in_channels=3, the base has 4: it was trained on"):
