@@ -9,6 +9,7 @@ or `TOLD` when it has printed its one warning itself.
 import argparse
 import fcntl
 import os
+import shlex
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -183,7 +184,7 @@ def check_server(address: str) -> None:
 
 def later(run: Path) -> str:
     """How to upload what W&B has on this machine."""
-    return f"To upload later: wandb sync --include-online {run}/wandb/*run-*"
+    return f"To upload later: wandb sync --include-online {shlex.quote(str(run))}/wandb/*run-*"
 
 
 def give_up(terminal: Terminal, wait: float) -> None:
