@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from anyscene.benchmark.methods import METHODS, NEEDS_CONTROLNET, NEEDS_TRUTH
 from anyscene.benchmark.methods.base import Method, MethodSettings, SceneJob, method_class
+from anyscene.benchmark.runs import RUN_NAME
 from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
 from anyscene.errors import InputError, nearest
 from anyscene.export_record import read_export_record
@@ -40,7 +41,6 @@ from anyscene.scene_list import (
     sampling,
 )
 
-RUN_NAME = "run.json"
 MACHINE = ("device", "threads", "versions", "model")
 """Fields that may differ between the jobs of one run."""
 
