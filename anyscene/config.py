@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from anyscene.layout_settings import LayoutControl
+
 REQUIRED: Any = "???"  # OmegaConf's marker of a value that the user must give
 
 
@@ -219,6 +221,7 @@ class SampleConfig:
     """Text guidance, `s_text`. 1: off."""
     foreground_guidance_scale: float = 1.0
     """Foreground guidance, `s_fg`. Other than 1 costs a third pass."""
+    layout: LayoutControl = field(default_factory=LayoutControl)
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
     blend_k: float = 1.0

@@ -20,6 +20,7 @@ from anyscene.config import Config, Hint, Injection, Logger, Precision, Trainabl
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
+from anyscene.layout_settings import layout_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -303,6 +304,9 @@ def _check_ranges(config: Config) -> None:
             "loss.inside, loss.boundary and loss.rest are all 0: nothing would be learnt; "
             "use 1 for each to weigh all latents alike"
         )
+    mistake = layout_mistake(config.sample.layout)
+    if mistake is not None:
+        raise ConfigError(f"sample.layout.{''.join(mistake)}")
     if config.train.keep_checkpoints < 2:
         raise ConfigError(
             f"train.keep_checkpoints={config.train.keep_checkpoints} must be at least 2, "

@@ -36,6 +36,7 @@ from anyscene.image_jobs import (
     png,
     versions,
 )
+from anyscene.layout_settings import layout_record
 from anyscene.manifest import (
     MANIFEST_VERSION,
     GenerationLine,
@@ -132,7 +133,7 @@ def plan(
     for scene in scenes:
         size = image_size(model, scene, settings)
         own: dict[str, Any] = {"scene_id": scene.scene_id, "height": size[0], "width": size[1]}
-        own |= foreground_fields(model, scene, settings, config)
+        own |= foreground_fields(model, scene, config)
         foreground = None
         if scene.guided:
             foreground = read_foreground(scene, size)
@@ -143,9 +144,7 @@ def plan(
                 yield Job(line, foreground)
 
 
-def foreground_fields(
-    model: Model, scene: Scene, settings: GenerateSettings, config: SampleConfig
-) -> dict[str, Any]:
+def foreground_fields(model: Model, scene: Scene, config: SampleConfig) -> dict[str, Any]:
     """How the foreground guides; all off where there is none.
 
     Raises:
@@ -154,17 +153,16 @@ def foreground_fields(
     if not scene.guided:
         off = dict.fromkeys(("canvas", "canvas_sha256", "mask", "layout", "blend"))
         return {**off, "method": "text", "foreground_guidance_scale": 1.0}
-    known = float(settings.known_latent)
-    if not model.guided and not known:
+    if not model.guided and not config.layout.known_latent:
         raise InputError(
             f"{model.path} has no Foreground Injection Module (controlnet/), so nothing would come "
-            "of the foreground: give an export that has one, or --known-latent 0.8"
+            "of the foreground: give an export that has one, or --layout known_latent=1"
         )
     blend = {"mode": config.blend.name, "k": float(config.blend_k)}
     return {
         "method": "anyscene" if model.guided else "known_latent",
         "foreground_guidance_scale": float(config.foreground_guidance_scale),
-        "layout": {"known_latent": known} if known else None,
+        "layout": layout_record(config.layout),
         "blend": None if config.blend is Blend.none else blend,
     }
 

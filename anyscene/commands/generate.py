@@ -31,7 +31,11 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     how.add_argument("--blend", choices=[choice.name for choice in Blend])
     how.add_argument("--blend-k", type=float, help="detail: 1 gives the foreground back")
     how.add_argument(
-        "--known-latent", type=float, default=0.0, metavar="SHARE", help="of the steps"
+        "--layout",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="layout control, such as attention=4 known_latent=1 known_latent_end=0.8; or off",
     )
     how.add_argument("--micro-batch", type=int, help="images a call; default: as asked, at most 8")
     how.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
