@@ -14,6 +14,9 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
     steps = benchmark.add_subparsers(required=True, metavar="STEP")
     _add_build(steps)
     _add_run(steps)
+    _add_score(steps)
+    _add_gallery(steps)
+    _add_demo(steps)
 
 
 def _add_build(steps: argparse._SubParsersAction) -> None:
@@ -52,6 +55,42 @@ def _add_run(steps: argparse._SubParsersAction) -> None:
     run.add_argument("--shard-index", type=int, default=0, help="which part of the images, from 0")
     run.add_argument("--num-shards", type=int, default=1, help="parts, one for each job")
     run.set_defaults(command=_run)
+
+
+def _add_score(steps: argparse._SubParsersAction) -> None:
+    score = steps.add_parser("score", help="every metric for every method")
+    report = steps.add_parser("report", help="page, tables and pictures of the scores")
+    for step, command in ((score, _score), (report, _report)):
+        step.add_argument("benchmark", type=Path, metavar="BENCHMARK", help="folder of `build`")
+        step.add_argument(
+            "--run", action="append", required=True, metavar="[NAME=]FOLDER", help="one a method"
+        )
+        step.add_argument("--out", type=Path, required=True, help="folder of scores and report")
+        step.set_defaults(command=command)
+    score.add_argument("--least", type=int, default=5, help="scenes that a category needs")
+    score.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    score.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="metrics.KEY=VALUE",
+        help="weights, such as metrics.inception=FILE; see docs/metrics.md",
+    )
+
+
+def _add_gallery(steps: argparse._SubParsersAction) -> None:
+    gallery = steps.add_parser("gallery", help="foregrounds in rows, scene contexts in columns")
+    gallery.add_argument("manifest", type=Path, help="manifest.jsonl of `anyscene generate`")
+    gallery.add_argument("--out", type=Path, required=True, help="PNG file")
+    gallery.add_argument("--raw", action="store_true", help="the images before blending")
+    gallery.set_defaults(command=_gallery)
+
+
+def _add_demo(steps: argparse._SubParsersAction) -> None:
+    demo = steps.add_parser("demo", help="every method on held-out demo scenes, and the report")
+    demo.add_argument("--out", type=Path, default=Path("runs/benchmark-demo"))
+    demo.add_argument("--scenes", type=int, default=32)
+    demo.add_argument("--images", type=int, default=1, help="generation seeds a scene")
+    demo.set_defaults(command=_demo)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -112,4 +151,57 @@ def _run(options: argparse.Namespace) -> int:
         sam=options.sam,
     )
     print(f"{len(lines)} images of {options.method}: {options.out}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.options import metrics_config, named_folders
+    from anyscene.benchmark.runs import read_runs
+    from anyscene.benchmark.scenes import read_benchmark
+
+    config = metrics_config(options.overrides)
+    benchmark = read_benchmark(options.benchmark, check=True)
+    runs = read_runs(benchmark, named_folders(options.run))
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.benchmark.score import SCORES_NAME, score
+
+    score(benchmark, runs, options.out, config, device=options.device, least=options.least)
+    print(f"scores of {len(runs)} methods: {options.out / SCORES_NAME}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.options import named_folders
+    from anyscene.benchmark.report import write_report
+    from anyscene.benchmark.runs import read_runs
+    from anyscene.benchmark.scenes import read_benchmark
+
+    benchmark = read_benchmark(options.benchmark)
+    runs = read_runs(benchmark, named_folders(options.run))
+    print(f"report: {write_report(benchmark, runs, options.out)}")
+    return 0
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.pictures import gallery
+    from anyscene.files import replace_file
+
+    sheet = gallery(options.manifest, blended=not options.raw)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out, lambda part: sheet.save(part, format="PNG"))
+    print(f"gallery: {options.out}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.scenes < 2 or options.images < 1:
+        raise InputError("benchmark demo needs at least --scenes 2 and --images 1")
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.benchmark.demo import DemoSettings, run_demo
+
+    run_demo(options.out, DemoSettings(options.scenes, options.images))
     return 0

@@ -21,9 +21,9 @@ from anyscene.benchmark.methods.base import (
 )
 from anyscene.config import Blend
 from anyscene.image_jobs import Model
-from anyscene.models.layout_control import LayoutControl
+from anyscene.layout_settings import LayoutControl, layout_record
 
-SHARE = 1.0  # of the steps
+LAYOUT = LayoutControl(known_latent=1.0, known_latent_end=1.0)  # wholly, in all steps
 
 
 class BlendedLatent:
@@ -33,7 +33,7 @@ class BlendedLatent:
         self.model = model
 
     def fields(self) -> dict[str, Any]:
-        return ALPHA | {"layout": {"known_latent": SHARE}}
+        return ALPHA | {"layout": layout_record(LAYOUT)}
 
     def make(self, jobs: Sequence[SceneJob]) -> Pngs:
         full = padded(jobs)
@@ -47,7 +47,7 @@ class BlendedLatent:
             num_inference_steps=line["steps"],
             guidance_scale=line["guidance_scale"],
             controlnet_conditioning_scale=0.0,
-            layout=LayoutControl(known_latent=SHARE),
+            layout=LAYOUT,
             blend=Blend.alpha,
             generator=[torch.Generator().manual_seed(job.line["seed"]) for job in full],
             output_type="pt",
