@@ -34,6 +34,9 @@ JUDGED = {
     "outside_share": MetricInfo("Object pixels outside the mask", Better.lower),
     "growth": MetricInfo("Growth over the mask", Better.lower),
     "lost": MetricInfo("Mask that is lost", Better.lower),
+    "boundary_f": MetricInfo("Boundary F of the found objects", Better.higher),
+    "seam": MetricInfo("Seam along the outline", Better.lower, "stops"),
+    "colour_shift": MetricInfo("Colour shift of the elements", Better.lower, "CIELAB"),
     "place_accuracy": MetricInfo("Place as in the prompt", Better.higher),
     "light_accuracy": MetricInfo("Light as in the prompt", Better.higher),
 }
@@ -166,7 +169,7 @@ class Meter:
     def _keep_judged(self, figures: Figures) -> None:
         if self.judge is None:
             for metric in JUDGED:
-                figures.missing[metric] = "metrics.judge is not given, or photos are judged"
+                figures.missing[metric] = "metrics.judge is not given"
             return
         columns = self.judge.per_image()
         for metric in JUDGED:
