@@ -43,6 +43,7 @@ POSITIVE = (
     "sample.micro_batch",
     "sample.grid_scenes",
     "log.every",
+    "metrics.micro_batch",
     "cluster.cpus",
     "cluster.stop_seconds",
     "cluster.timeout_minutes",
@@ -329,11 +330,17 @@ def check_paths(config: Config) -> None:
     folders = [("data.train", config.data.train), ("data.val", config.data.val)]
     folders += [("data.mix", location) for location in config.data.mix]
     folders += [("metrics.judge", config.metrics.judge), ("fim.init", config.fim.init)]
+    folders += [("metrics.reference", config.metrics.reference)]
     for key, value in folders:
         if key.startswith("data.") and value is not None and is_remote(value):
             check_location(key, value)
         elif value is not None and not Path(value).is_dir():
             raise ConfigError(f"{key}={value!r} is not a folder here")
+    for name in ("inception", "aesthetic_v1", "aesthetic_v2"):
+        value = getattr(config.metrics, name)
+        url = name == "inception" and is_remote(value or "")
+        if value is not None and not Path(value).is_file() and not url:
+            raise ConfigError(f"metrics.{name}={value!r} is no file here; see docs/metrics.md")
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).is_file():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")

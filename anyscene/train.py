@@ -25,6 +25,7 @@ from anyscene.config import Config, Precision
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
+from anyscene.metrics.build import build_metric_set
 from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
 from anyscene.module import SceneModule
@@ -176,8 +177,8 @@ def build_callbacks(
         callbacks.append(MovingAverage(config.train.ema_decay))
     callbacks.append(Throughput(config.data.batch_size, config.log.every))
     if config.data.val is not None:
-        judge = load_judge(config.metrics.judge)
-        callbacks.append(ValidationScenes(run / "samples", config.sample, judge))
+        metrics = build_metric_set(config.metrics, judge=load_judge(config.metrics.judge))
+        callbacks.append(ValidationScenes(run / "samples", config.sample, metrics))
     callbacks.append(saving)
     if config.log.progress_bar:
         callbacks.append(StepProgress())

@@ -42,7 +42,7 @@ def load_aesthetic(path: str, key: str) -> AestheticHead:
     if set(weights) == {"weight", "bias"}:
         named = [("", nn.Linear(weights["weight"].shape[1], 1))]
     else:
-        pairs = zip(V2_PLACES, V2_WIDTHS, V2_WIDTHS[1:], strict=True)
+        pairs = zip(V2_PLACES, V2_WIDTHS[:-1], V2_WIDTHS[1:], strict=True)
         named = [(f"layers.{place}.", nn.Linear(wide, narrow)) for place, wide, narrow in pairs]
     expected = {f"{name}{part}" for name, _ in named for part in ("weight", "bias")}
     try:

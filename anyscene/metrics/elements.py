@@ -48,17 +48,26 @@ class MaskedSsim(PerImageMetric):
         self.keep(masked_ssim(image, foreground, alpha > 0.95))
 
 
+def element_boxes(elements: Tensor) -> list[list[Box]]:
+    """The box of each element of each map B 1 H W of element numbers (0: none), by number."""
+    found = []
+    for numbers in elements[:, 0]:
+        own = [_box(numbers == n) for n in numbers.unique().tolist() if n]
+        found.append([box for box in own if box is not None])
+    return found
+
+
 def mask_boxes(alpha: Tensor) -> list[list[Box]]:
     """The box around alpha > 0.5 of each mask B 1 H W; none for an empty one."""
-    boxes: list[list[Box]] = []
-    for mask in (alpha > 0.5)[:, 0]:
-        rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
-        if len(rows):
-            ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            boxes.append([(int(ends[0]), int(ends[1]), int(ends[2]), int(ends[3]))])
-        else:
-            boxes.append([])
-    return boxes
+    boxes = [_box(mask) for mask in (alpha > 0.5)[:, 0]]
+    return [[] if box is None else [box] for box in boxes]
+
+
+def _box(mask: Tensor) -> Box | None:
+    rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def element_crops(

@@ -135,7 +135,7 @@ class MetricSet(nn.Module):
                     entry.metric.keep(*[missing] * len(entry.names))
             if self.judge is not None and views.has(("real", "alpha")):
                 raw, image = views.images["raw"], views.images["image"]
-                truths = batch.truths or [None] * len(batch.numbers)
+                truths: list[Any] = batch.truths or [None] * len(batch.numbers)
                 self.judge.update(raw, image, views.images["real"], views.images["alpha"], truths)
 
     def numbers(self) -> list[int]:
@@ -167,6 +167,13 @@ class MetricSet(nn.Module):
                 case FrechetDistance() as metric:
                     results |= _frechet(entry, metric, len(order))
         return {name: results[name] for name in CATALOGUE if name in results}
+
+    def figures(self) -> dict[str, float]:
+        """Names and values of what can be computed, with the judge's, and `images`: how many. A
+        collective."""
+        found = {name: result.value for name, result in self.compute().items()}
+        known = {name: value for name, value in found.items() if value is not None}
+        return known | self.judged() | {"images": float(len(self.numbers()))}
 
     def judged(self) -> dict[str, float]:
         """The judge's figures by name; none without a judge. A collective."""

@@ -34,12 +34,11 @@ def resize_bicubic(images: Tensor, height: int, width: int) -> Tensor:
 def resize_and_crop(images: Tensor, side: int) -> Tensor:
     """Images B 3 H W with `side` as their short side, its centre square, rounded to 1/255.
 
-    CLIP's own preparation, which works on 8-bit images.
+    CLIP's own preparation (torchvision's rounding of the crop's corner), which is on 8-bit images.
     """
     height, width = images.shape[-2:]
-    scale = side / min(height, width)
-    tall = side if height <= width else int(height * scale)
-    wide = side if width <= height else int(width * scale)
+    short = min(height, width)
+    tall, wide = side * height // short, side * width // short
     resized = to_levels(resize_bicubic(images, tall, wide))
     top, left = round((tall - side) / 2), round((wide - side) / 2)
     return resized[..., top : top + side, left : left + side]

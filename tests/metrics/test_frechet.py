@@ -73,3 +73,52 @@ def test_one_image_has_no_distance() -> None:
     metric = FrechetDistance(4)
     metric.update(torch.rand(1, 4), torch.rand(1, 4))
     assert math.isnan(metric.compute())
+
+
+def spread(count: int, width: int, seed: int, rank: int | None = None) -> torch.Tensor:
+    """Features of different variances, in a subspace of `rank` dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    mixing = torch.randn(rank or width, width, **options) * torch.logspace(0, -2, width)
+    return torch.randn(count, rank or width, **options) @ mixing + seed
+
+
+def slow_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """The definition, through the singular values of the features' n by m product."""
+    (mean_first, one), (mean_second, other) = moments(first), moments(second)
+    rows = [((x - x.mean(0)) / math.sqrt(len(x) - 1)).numpy() for x in (first, second)]
+    overlap = np.linalg.svd(rows[0] @ rows[1].T, compute_uv=False).sum()
+    means = float((mean_first - mean_second).square().sum())
+    return means + float(one.trace() + other.trace()) - 2 * overlap
+
+
+@pytest.mark.parametrize(
+    ("generated", "real"),
+    [
+        (spread(90, 24, 0), spread(80, 24, 1)),  # well conditioned: eigenvalues
+        (spread(20, 24, 0), spread(24, 24, 1)),  # few images: their rows
+        (spread(20, 24, 0), spread(200, 24, 1)),  # few against a covariance
+        (spread(200, 24, 0, rank=9), spread(200, 24, 1)),  # dead features
+        (spread(25, 24, 0), spread(26, 24, 1)),  # hardly more images than features
+    ],
+    ids=["many", "few", "few and many", "singular", "hardly enough"],
+)
+def test_each_form_equals_the_definition(generated, real) -> None:
+    metric = FrechetDistance(24)
+    for part in generated.split(7):
+        metric.update(part)
+    metric.update(real[:0], real)
+    expected = slow_distance(generated, real)
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-9)
+    against = FrechetDistance(24, Gaussian.of_features(real))
+    against.update(generated)
+    assert float(against.compute()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_folding_rows_into_sums_does_not_matter() -> None:
+    generated, real = spread(61, 8, 0), spread(50, 8, 1)
+    metric = FrechetDistance(8)
+    for first in range(0, 61, 3):  # more than 8 rows are folded again and again
+        metric.update(generated[first : first + 3], real[first : first + 3])
+    assert int(metric.generated_count) > 40
+    assert float(metric.compute()) == pytest.approx(slow_distance(generated, real), abs=1e-9)
