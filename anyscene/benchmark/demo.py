@@ -25,9 +25,7 @@ from data_prep.demo_scenes import prepare_demo
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 BASE, JUDGE = ASSETS / "demo_base", ASSETS / "demo_judge"
 FIM, CANNY = ASSETS / "benchmark" / "fim", ASSETS / "benchmark" / "canny"
-SUBJECT_METHODS = ("dreambooth", "custom_diffusion")  # they train on sets of a subject's images
-GALLERY_FOREGROUNDS = 4
-"""Rows of the gallery."""
+GALLERY_FOREGROUNDS = 4  # rows of the gallery
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,6 @@ def run_demo(out: Path, settings: DemoSettings, seed: int = 0) -> Path:
     )
     folders: list[tuple[str | None, Path]] = []
     for name in METHODS:
-        if name in SUBJECT_METHODS:
-            continue
         folder = out / "runs" / name
         model = FIM if name == "anyscene" else BASE
         begun = time.perf_counter()

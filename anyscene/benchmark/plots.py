@@ -27,6 +27,8 @@ INK, FAINT, RULE, OURS, OTHER, TOLD = (
 )
 COLOURS = ("#3564a8", "#bf5b17", "#3c8d5a", "#8a5aa8", "#b3923a", "#5f9ea0", "#9a4a5a", "#707a88")
 PANEL_INCHES = (3.4, 0.3)  # width of a panel; height of a row
+HEAD_INCHES = 0.75  # of a panel's title and its axis
+LABEL_INCHES = 0.078  # of a character
 COLUMNS = 3  # panels side by side
 
 
@@ -47,7 +49,7 @@ def bars(
     names = list(dict.fromkeys(name for own in panels.values() for name in own))
     colours = [OURS if name == ours else TOLD if name in told else OTHER for name in names]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(len(panels), len(names))
+        figure, axes = _panels(len(panels), names, foot=0.0)
         for panel, (title, own) in zip(axes, panels.items(), strict=False):
             values = [own.get(name, {}).get("value") for name in names]
             lengths = [0.0 if value is None else value for value in values]
@@ -71,7 +73,7 @@ def by_category(panels: Mapping[str, Mapping[str, Estimates]], labels: Sequence[
         dict.fromkeys(name for own in panels.values() for row in own.values() for name in row)
     )
     with matplotlib.rc_context(STYLE):
-        figure, axes = _panels(len(panels), len(labels) + 1)
+        figure, axes = _panels(len(panels), labels, foot=0.7)
         for panel, (title, own) in zip(axes, panels.items(), strict=False):
             for place, name in enumerate(names):
                 colour = COLOURS[place % len(COLOURS)]
@@ -95,16 +97,27 @@ def by_category(panels: Mapping[str, Mapping[str, Estimates]], labels: Sequence[
         return _svg(figure)
 
 
-def _panels(count: int, rows: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, labels: Sequence[str], foot: float) -> tuple[Figure, list[Axes]]:
+    """Panels of a row a label, in lines of COLUMNS; the first of a line has the labels.
+
+    `foot` is free space under them, in inches.
+    """
     columns = min(COLUMNS, count)
     lines = -(-count // columns)
-    height = lines * (0.75 + rows * PANEL_INCHES[1]) + 0.4
-    figure = Figure(
-        figsize=(1.3 + columns * PANEL_INCHES[0], height),
-        facecolor="white",
-        layout="constrained",
+    left = 0.2 + LABEL_INCHES * max(map(len, labels))
+    width = left + columns * PANEL_INCHES[0]
+    height = lines * (HEAD_INCHES + len(labels) * PANEL_INCHES[1]) + foot
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    body = (height - foot) / lines
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - 0.15 / width,
+        bottom=(foot + 0.35) / height,
+        top=1 - 0.35 / height,
+        wspace=0.1,
+        hspace=HEAD_INCHES / (body - HEAD_INCHES),
     )
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.set_visible(False)
     return figure, axes[:count]

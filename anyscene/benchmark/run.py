@@ -224,7 +224,7 @@ def claim(out: Path, record: dict[str, Any]) -> None:
         write_json(path, record)
         return
     held = json.loads(path.read_text())
-    for key in sorted(held.keys() | record.keys()):
+    for key in ("method", *sorted(held.keys() | record.keys())):
         if held.get(key) != record.get(key):
             raise InputError(
                 f"{out} holds images of another run ({key} is {held.get(key)} there, "

@@ -75,13 +75,13 @@ def test_folder_holds_one_run(demo_benchmark: Benchmark, tiny_base_folder: Path,
     model, out = str(tiny_base_folder), tmp_path / "out"
     settings = GenerateSettings(steps=1, device="cpu")
     run(demo_benchmark, "paste", model, out, settings)
-    with pytest.raises(InputError, match="another run .method is paste there"):
+    with pytest.raises(InputError, match=r"another run \(method is paste there"):
         run(demo_benchmark, "stable_diffusion", model, out, settings)
     other = tmp_path / "other"
     run(demo_benchmark, "paste", model, other, GenerateSettings(steps=2, device="cpu"))
     with pytest.raises(InputError, match="two runs are called paste"):
         read_runs(demo_benchmark, [(None, out), (None, out)])
-    with pytest.raises(InputError, match="steps=2 .* not comparable"):
+    with pytest.raises(InputError, match=r"steps=2 .* not comparable"):
         read_runs(demo_benchmark, [(None, out), ("longer", other)])
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(record | {"benchmark_sha256": "0"}))

@@ -80,7 +80,7 @@ def test_groups_have_enough_scenes(demo_benchmark: Benchmark):
 def test_ranked_scenes_are_each_shown_once():
     values = [0.1, np.nan, 0.9, 0.5, 0.7, 0.3, 0.2, 0.8]
     rows = ranked_scenes(values, Better.higher)
-    assert rows == {"best": [2, 7], "median": [3, 5], "worst": [6, 0]} or rows["best"] == [2, 7]
+    assert rows == {"best": [2, 7], "median": [4, 3], "worst": [6, 0]}
     shown = [n for own in rows.values() for n in own]
     assert len(shown) == len(set(shown))
     assert 1 not in shown
