@@ -21,15 +21,18 @@ V2_PLACES = (0, 2, 4, 6, 7)  # of its linear layers in the published file; dropo
 
 
 class AestheticHead(nn.Module):
-    """A rating of about 0 to 10 from CLIP embeddings B D of length 1: B values."""
+    """A rating of about 0 to 10 from CLIP embeddings B D of length 1: B values.
+
+    In float64, where an image's rating does not depend on its neighbours in a batch.
+    """
 
     def __init__(self, layers: list[nn.Linear]) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).double()
         self.width = layers[0].in_features
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        return self.layers(embeddings)[:, 0]
+        return self.layers(embeddings.double())[:, 0]
 
 
 def load_aesthetic(path: str, key: str) -> AestheticHead:

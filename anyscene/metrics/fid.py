@@ -4,15 +4,15 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from anyscene.metrics.frechet import Gaussian, frechet_distance
+from anyscene.metrics.per_image import GatheredMetric
 
 SIDES = ("generated", "real")
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(GatheredMetric):
     """Frechet distance between the features of generated and of real images.
 
     With Inception's features it is FID (Heusel et al. 2017), with DINOv2's FD-DINOv2 (Stein et al.
@@ -28,13 +28,10 @@ class FrechetDistance(Metric):
         reference: the real side, where it is known from before; then no real images are taken.
     """
 
-    full_state_update = False
-
     def __init__(self, width: int, reference: Gaussian | None = None) -> None:
         super().__init__()
         self.width = width
         self.reference = reference
-        self.set_dtype(torch.float64)  # of rows that a rank without any image gathers
         for side in SIDES if reference is None else SIDES[:1]:
             self.add_state(f"{side}_count", torch.zeros((), dtype=torch.float64), "sum")
             self.add_state(f"{side}_sum", torch.zeros(width, dtype=torch.float64), "sum")

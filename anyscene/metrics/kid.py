@@ -4,16 +4,16 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from anyscene.metrics.bootstrap import draw_counts
 from anyscene.metrics.kernel_distance import Discrepancy, mmd
+from anyscene.metrics.per_image import GatheredMetric
 
 SIDES = ("generated", "real")
 
 
-class KernelDistance(Metric):
+class KernelDistance(GatheredMetric):
     """Maximum mean discrepancy between the features of generated and of real images.
 
     `KID` with Inception's features (Binkowski et al. 2018), `CMMD` with CLIP's (Jayasumana et al.
@@ -25,7 +25,7 @@ class KernelDistance(Metric):
         reference: features m D of the real side, where it is known from before.
     """
 
-    full_state_update = False
+    row_dtype = torch.float32
 
     def __init__(
         self, width: int, definition: Discrepancy, reference: Tensor | None = None
