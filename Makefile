@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-# --no-compile: modules are compiled when first imported, which halves the time of a set-up.
+# --no-compile: modules are compiled when first imported, which halves the time of a set-up. They
+# must be kept then: without, each process compiles them again, for ten seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ help:
 	@echo 'make demo   train, export and generate on embedded data; 10 minutes on two CPU cores'
 	@echo 'make study-demo  a human study of drawn images, its raters simulated, and its report'
 	@echo 'make benchmark-demo  every method on 32 held-out demo scenes, and the report'
-	@echo 'make test   run the default tests'
+	@echo 'make test   run the default tests, a process a core'
 	@echo 'make lint   ruff check, ruff format --check, pyright'
 	@echo 'make bench  run the benchmarks'
 	@echo 'make dev    only install: the package and its development tools'
@@ -36,7 +38,7 @@ benchmark-demo: $(VENV)/.runtime
 	$(BIN)/anyscene benchmark demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TypeVar
 
 from anyscene.errors import DamageError
@@ -37,11 +38,13 @@ def ordered_map(
         yield from map(function, items)
         return
     chunks = _chunks(items, chunk_items)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_Spawn(), initializer=_begin_worker) as pool:
         first = itertools.islice(chunks, workers * CHUNKS_IN_FLIGHT_PER_WORKER)
-        pending = deque(pool.submit(_apply, function, chunk) for chunk in first)
         try:
+            pending = deque(pool.submit(_apply, function, chunk) for chunk in first)
+            # The pool looks after the workers that it had when something was last submitted, and
+            # starts a worker after a submission: without one more it may miss the last one's death.
+            pool.submit(_apply, function, [])
             while pending:
                 results = pending.popleft().result()
                 pending.extend(
@@ -55,6 +58,22 @@ def ordered_map(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Worker(SpawnProcess):
+    """A process whose end cannot be held back.
+
+    The pool terminates the survivors when one worker is killed, and waits for them without limit.
+    By SIGTERM that is forever where it was blocked or ignored when this command was started, for
+    that is inherited: by a worker at work, and by one that has not got beyond its imports.
+    """
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Spawn(SpawnContext):
+    Process = _Worker
 
 
 def _chunks(items: Iterable[Item], length: int) -> Iterator[list[Item]]:

@@ -1,5 +1,6 @@
 """Fixtures that several tests share; `tiny` has the functions behind them."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,22 @@ if TYPE_CHECKING:
     from training import Run, Workspace
 
 
+# One thread a process: tests run side by side, and the last bits depend on the number of threads.
+# Set before torch is imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MASK = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 @pytest.fixture(autouse=True)
 def _signals_are_delivered() -> Iterator[None]:
-    """`anyscene train` in this process holds signals back; later tests shall not."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    """`anyscene train` in this process, in a shared fixture too, holds signals back; tests and the
+    processes that they start shall not."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
     yield
     while waiting := signal.sigpending():
         signal.sigwait(waiting)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from child_process import SECONDS, child_process
 from tiny import tiny_base
 from training import assert_same_training_state, contents, recorded_keys, refused
 
@@ -173,18 +173,18 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(step, mixed, worksp
     program = [sys.executable, "-m", "record_keys", str(notes), *workspace.command(name, *options)]
     tests = REPOSITORY / "tests"
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{tests}"}
-    process = subprocess.Popen(program, cwd=tests, env=environment)
     killed = workspace.run(name)
-    while not killed.checkpoint(step).with_suffix(".json").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    loaders = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with child_process(program, cwd=tests, env=environment) as process:
+        while not killed.checkpoint(step).with_suffix(".json").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        loaders = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(SECONDS) == -signal.SIGKILL
+        assert len(loaders) == 2
+        assert psutil.wait_procs(loaders, timeout=30)[1] == []
     seen = [json.loads(line) for line in (notes / "keys-0.jsonl").read_text().splitlines()]
     assert seen == keys[: len(seen)]
-    assert len(loaders) == 2
-    assert psutil.wait_procs(loaders, timeout=30)[1] == []
     with recorded_keys() as resumed:
         workspace.train(name, *options)
     assert step <= 6 - len(resumed) <= len(seen) <= 6

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import popen_fork
+from multiprocessing.context import ForkContext, ForkProcess
 from typing import Any, cast
 
 import cv2
@@ -24,8 +26,8 @@ run whose share is within it."""
 class StreamLoader(DataLoader):
     """A `DataLoader` that counts damage over its workers and raises their errors as one line.
 
-    Worker processes are started as the platform does by default: they use numpy and OpenCV with
-    one thread each and no torch kernels, which is safe after a fork.
+    Worker processes are forked: they use numpy and OpenCV with one thread each and no torch
+    kernels, which is safe then.
     """
 
     def __init__(self, pipeline: DataPipeline, workers: int, max_bad_share: float):
@@ -33,6 +35,7 @@ class StreamLoader(DataLoader):
             cast(IterableDataset[StreamItem], pipeline),
             batch_size=None,
             num_workers=workers,
+            multiprocessing_context=_Fork() if workers else None,
             collate_fn=_unchanged,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
@@ -55,6 +58,28 @@ class StreamLoader(DataLoader):
         except (AnySceneError, DamageError):
             self._iterator = None  # or else the traceback keeps it, and workers end 5 s late each
             raise
+
+
+class _Popen(popen_fork.Popen):
+    """A process whose end cannot be held back.
+
+    At the end of a program multiprocessing terminates the workers that are left, and waits for them
+    without limit. By SIGTERM that is forever in training, where workers inherit its block (see
+    `anyscene.preemption`).
+    """
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Worker(ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Popen:
+        return _Popen(process_obj)
+
+
+class _Fork(ForkContext):
+    Process = _Worker
 
 
 @dataclass

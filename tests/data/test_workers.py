@@ -1,5 +1,7 @@
 """Loader processes: what they read and decode, what memory they take, how they are started."""
 
+import subprocess
+import sys
 from collections import deque
 from dataclasses import replace
 from itertools import islice
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from child_process import child_process
 from shard_files import Members, png, write_shards
 from test_datamodule import flat, module_of, train_batches
 
@@ -94,6 +97,26 @@ def test_workers_decode_nothing_to_be_skipped(
     assert delivered == [key for batch in expected[:5] for key in batch]
     assert len(keys) == len(set(keys))
     assert set(delivered) <= set(keys) <= {key for batch in expected for key in batch}
+
+
+LEFT = """
+import sys
+from anyscene.config import DataConfig
+from anyscene.data.datamodule import SceneDataModule
+from anyscene.preemption import hold_signals
+hold_signals()
+batches = iter(SceneDataModule(DataConfig(sys.argv[1], batch_size=4, workers=2)).train_dataloader())
+print(len(next(batches)["key"]))
+sys.batches = batches  # nobody takes it away, as with a traceback that is kept
+"""
+
+
+def test_workers_that_are_left_behind_end_with_the_program(manifest: ShardManifest) -> None:
+    """Although training holds back the signal that should end them."""
+    command = [sys.executable, "-c", LEFT, str(manifest.root)]
+    with child_process(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.communicate(timeout=100)[0] == "4\n"
+    assert process.returncode == 0
 
 
 @pytest.mark.slow

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from child_process import SECONDS, child_process
 from small_coco import SmallCoco, box, file_bytes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,16 +33,18 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> SmallCoco:
 def whole(coco: SmallCoco) -> dict[str, bytes]:
     out = coco.folder / "whole"
     with prepare(coco, out) as process:
-        assert process.wait() == 0
+        assert process.wait(SECONDS) == 0
     return file_bytes(out)
 
 
-def prepare(coco: SmallCoco, out: Path, workers: int = 1, **popen: object) -> subprocess.Popen:
+def prepare(
+    coco: SmallCoco, out: Path, workers: int = 1, **popen: object
+) -> AbstractContextManager[subprocess.Popen]:
     files = {name: coco.folder / f"{name}.json" for name in ("instances", "captions")}
     options = files | {"images": coco.folder / "images", "out": out, "workers": workers}
     options |= {"buckets": "256x256,256x384", "shard-samples": SHARD_SAMPLES}
     words = [f"--{name}={value}" for name, value in options.items()]
-    return subprocess.Popen(
+    return child_process(
         [sys.executable, "-m", "anyscene.cli", "prepare", "coco", *words],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
@@ -72,7 +76,7 @@ def test_after_a_kill_the_same_command_ends_in_the_same_bytes(
     assert "preparing.jsonl" in file_bytes(tmp_path)
     assert 3 <= len(kept) < IMAGES / SHARD_SAMPLES
     with prepare(coco, tmp_path, 3 - workers) as process:
-        assert process.wait() == 0
+        assert process.wait(SECONDS) == 0
     assert file_bytes(tmp_path) == whole
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # not made again
 
@@ -83,7 +87,7 @@ def test_a_killed_worker_is_one_line_and_can_be_continued(
     with prepare(coco, tmp_path, workers=2) as process:
         wait_for_shards(tmp_path, process, 1)
         os.kill(children(process)[0], signal.SIGKILL)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert errors.splitlines()[-1] == (
         "anyscene: a worker process was killed, perhaps for lack of memory; "
@@ -91,7 +95,7 @@ def test_a_killed_worker_is_one_line_and_can_be_continued(
     )
     assert "Traceback" not in errors
     with prepare(coco, tmp_path, workers=1) as process:
-        assert process.wait() == 0
+        assert process.wait(SECONDS) == 0
     assert file_bytes(tmp_path) == whole
 
 
@@ -105,11 +109,11 @@ def test_a_full_disk_is_one_line_and_can_be_continued(
     coco: SmallCoco, whole: dict[str, bytes], tmp_path: Path, size: int
 ) -> None:
     with prepare(coco, tmp_path, preexec_fn=limit_files(size)) as process:
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert f"{tmp_path}/" in errors
     assert "cannot be written: File too large; the same command continues" in errors
     with prepare(coco, tmp_path) as process:
-        assert process.wait() == 0
+        assert process.wait(SECONDS) == 0
     assert file_bytes(tmp_path) == whole

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from child_process import child_process
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_annotations_of_cocos_size_start_in_a_minute_and_stay_under_three_gib(
     words = [f"--{name}={tmp_path / name}.json" for name in ("instances", "captions")]
     words += [f"--images={tmp_path}", f"--out={out}", f"--size={SIZE}", "--workers=2"]
     started, largest = None, 0
-    with subprocess.Popen(
+    with child_process(
         [sys.executable, "-m", "anyscene.cli", "prepare", "coco", *words],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     ) as process:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from child_process import SECONDS, child_process
 
 from anyscene.errors import DamageError
 from data_prep.parallel import CHUNK_ITEMS, CHUNKS_IN_FLIGHT_PER_WORKER, ordered_map
@@ -50,6 +51,45 @@ def test_a_killed_worker_is_one_clear_error() -> None:
         list(ordered_map(partial(killed_at, 30), range(100), workers=2))
 
 
+ONE_KILLED = """
+import os, pathlib, signal, time
+from multiprocessing.resource_tracker import ensure_running
+from data_prep.parallel import ordered_map
+
+def end_or_stay(number=0):
+    try:
+        pathlib.Path({claim!r}).mkdir()
+    except FileExistsError:
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    ensure_running()  # which lifts a block in some versions of Python
+    {hold}
+    list(ordered_map(end_or_stay, range(2), workers=2, chunk_items=1))
+elif {importing}:
+    end_or_stay()
+"""
+HOLDS = {
+    "blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])",
+    "ignored": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+}
+
+
+@pytest.mark.parametrize("how", HOLDS)
+@pytest.mark.parametrize("importing", [False, True])
+def test_the_survivors_of_a_killed_worker_end_though_sigterm_is_held_back(
+    importing: bool, how: str, tmp_path: Path
+) -> None:
+    """Workers inherit a blocked or ignored SIGTERM, and are at work for ten minutes."""
+    script, claim = tmp_path / "parent.py", str(tmp_path / "claim")
+    script.write_text(ONE_KILLED.format(claim=claim, importing=importing, hold=HOLDS[how]))
+    command, environment = [sys.executable, script], os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with child_process(command, env=environment, stderr=subprocess.PIPE, text=True) as parent:
+        _, errors = parent.communicate(timeout=SECONDS)
+    assert "DamageError: a worker process was killed" in errors
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
@@ -62,11 +102,11 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "    list(ordered_map(work, range(10_000), workers=2))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen([sys.executable, script], env=environment) as parent:
+    with child_process([sys.executable, script], env=environment) as parent:
         assert wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
         parent.kill()
-    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    assert wait_until(lambda: not any(map(alive, workers)))
+        workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+        assert wait_until(lambda: not any(map(alive, workers)))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> bool:

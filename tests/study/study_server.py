@@ -47,9 +47,9 @@ class Server:
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
     """A server while the context lasts."""
-    server = Server(folder).start()
+    server = Server(folder)
     try:
-        yield server
+        yield server.start()
     finally:
         server.stop()
 

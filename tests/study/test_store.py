@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from child_process import SECONDS, child_process
 from small_study import METHODS, PROTOCOL, Links, make_study
 
 from anyscene.errors import InputError
@@ -87,7 +88,7 @@ def test_of_two_windows_at_once_one_wins(store: Store):
     ready = threading.Barrier(8)
 
     def answer(number: int) -> None:
-        ready.wait()
+        ready.wait(30)
         try:
             store.submit("a01", submission(number, task.id))
             outcomes["stored"] += 1
@@ -184,11 +185,11 @@ def test_what_was_acknowledged_is_there_after_kill_9(count: int, store: Store, t
     folder = tmp_path / "study"
     store.close()
     command = [sys.executable, "-c", WRITER, str(folder)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    assert writer.stdout is not None
-    acknowledged = [writer.stdout.readline().strip() for _ in range(count)]
-    writer.kill()  # somewhere in the next one, or one of the next
-    acknowledged += writer.communicate()[0].split()
+    with child_process(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as writer:
+        assert writer.stdout is not None
+        acknowledged = [writer.stdout.readline().strip() for _ in range(count)]
+        writer.kill()  # somewhere in the next one, or one of the next
+        acknowledged += writer.communicate(timeout=SECONDS)[0].split()
     again = Store(folder)
     with sqlite3.connect(folder / FILE_NAME) as connection:
         rows = connection.execute("SELECT id FROM submissions ORDER BY number")
