@@ -236,7 +236,8 @@ class SampleConfig:
 
 @dataclass
 class MetricsConfig:
-    """Metrics on the validation scenes."""
+    """Metrics of generated scenes, in validation and in scoring. `docs/metrics.md` has definitions,
+    and where each network is published."""
 
     judge: str | None = None
     """Folder of a judge (segmenter and class means) from `anyscene prepare base`; null: no metrics
@@ -262,7 +263,7 @@ class MetricsConfig:
     """LPIPS of the foreground; needs torchvision, which fetches its AlexNet."""
     reference: str | None = None
     """Folder of reference statistics from `anyscene metrics reference`, which FID, KID, CMMD and
-    FD-DINOv2 compare with; null: the real validation scenes."""
+    FD-DINOv2 compare with; null: the real scenes that come with the generated ones."""
     micro_batch: int = 16
     """Fixed batch of the feature networks, the last one padded: no figure depends on it but in its
     last bits. > 0."""
@@ -278,6 +279,9 @@ class LogConfig:
     """W&B runs offline by itself when nobody is logged in."""
     project: str = "anyscene"
     """W&B project."""
+    wait_seconds: float = 30.0
+    """How long a run that ends waits for W&B to upload what is left, and its start for an answer;
+    training itself never waits. > 0."""
     progress_bar: bool = True
     """A bar with the time left."""
 

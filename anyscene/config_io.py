@@ -44,6 +44,7 @@ POSITIVE = (
     "sample.grid_scenes",
     "log.every",
     "metrics.micro_batch",
+    "log.wait_seconds",
     "cluster.cpus",
     "cluster.stop_seconds",
     "cluster.timeout_minutes",

@@ -22,6 +22,7 @@ from anyscene.compositing.compose import (
     parse_element,
     read_canvas,
 )
+from anyscene.compositing.matting import Matting, load_matting
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError
 from anyscene.export_record import read_export_record
@@ -50,7 +51,11 @@ MANIFEST_NAME = "manifest.jsonl"
 
 
 def generate(
-    model: str, scenes: Sequence[Scene], settings: GenerateSettings, out: Path
+    model: str,
+    scenes: Sequence[Scene],
+    settings: GenerateSettings,
+    out: Path,
+    matting: Matting | None = None,
 ) -> list[GenerationLine]:
     """Make what is not in `out` yet, and return the lines of all that was asked for, in order.
 
@@ -59,12 +64,15 @@ def generate(
         scenes: what to generate.
         settings: how.
         out: folder of images and manifest.
+        matting: cuts elements out of photos without alpha; None: as `settings.matting` says.
 
     Raises:
         InputError: files, numbers or sizes that cannot be used.
         DamageError: the manifest in `out` is damaged.
     """
     check_request(model, scenes, settings)
+    if matting is None and settings.matting is not None:
+        matting = load_matting(settings.matting)
     config = sampling(settings, read_export_record(Path(model)))
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
@@ -79,7 +87,7 @@ def generate(
                 finished[identity(line)] = line
             bar.update(len(jobs))
 
-        for job in plan(loaded, scenes, settings, config, micro_batch, out):
+        for job in plan(loaded, scenes, settings, config, micro_batch, out, matting):
             asked.append(identity(job.line))
             if asked[-1] in finished:
                 bar.update()
@@ -111,6 +119,7 @@ def plan(
     config: SampleConfig,
     micro_batch: int,
     out: Path,
+    matting: Matting | None = None,
 ) -> Iterator[Job]:
     """The images asked for, scene by scene; the canvases are written to `out` on the way."""
     path = model.path
@@ -136,7 +145,7 @@ def plan(
         own |= foreground_fields(model, scene, config)
         foreground = None
         if scene.guided:
-            foreground = read_foreground(scene, size)
+            foreground = read_foreground(scene, size, matting)
             own |= write_canvas(out, scene.scene_id, foreground)
         for prompt in scene.prompts:
             for number in range(settings.images):
@@ -189,12 +198,14 @@ def image_size(model: Model, scene: Scene, settings: GenerateSettings) -> tuple[
     return min(fitting, key=lambda size: abs(size[0] * size[1] - native**2))
 
 
-def read_foreground(scene: Scene, size: tuple[int, int]) -> Foreground:
-    """The canvas file, or the canvas that the elements make."""
+def read_foreground(
+    scene: Scene, size: tuple[int, int], matting: Matting | None = None
+) -> Foreground:
+    """The canvas file, or the canvas that the elements make; `matting` cuts photos out."""
     if scene.canvas is not None:
         rgb, alpha = read_canvas(scene.canvas, size)
         return Foreground(rgb[0], alpha[0])
-    placements = [parse_element(element) for element in scene.elements]
+    placements = [parse_element(element, matting) for element in scene.elements]
     return Foreground(*canvas_tensors(compose(placements, size)))
 
 

@@ -47,6 +47,7 @@ class SceneModule(LightningModule):
             self.injection = build_fim(config.fim, self.base, config.train.seed)
         self.trained = self._select_trained()
         self.averaged: nn.Module | None = None
+        self.gradient_norm: Tensor | None = None
         self.validation_loss = MeanMetric()
         self.mirror = Mirror(config.data.flip)
         self._set_speed()
@@ -175,7 +176,8 @@ class SceneModule(LightningModule):
 
     def configure_gradient_clipping(self, *_args: Any, **_kwargs: Any) -> None:
         """Clip by norm here: Lightning refuses to, for a fused optimizer in bf16."""
-        nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.train.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.train.clip_norm)
+        self.gradient_norm = norm.detach()  # before clipping; on the device, read when it is logged
 
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `final_learning_rate_share`."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
 from PIL.Image import Image
@@ -51,10 +52,11 @@ class AnySceneOutput(BaseOutput):
     raw_images: list[Image] | Tensor
 
 
-class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
+class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin):
     """Guided sampling of a frozen base with a Foreground Injection Module (`controlnet`).
 
     Without a foreground, or without a `controlnet`, it is text-to-image with the base.
+    LoRA of the base, of one text encoder or two, is loaded as in diffusers (`load_lora_weights`).
     `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's.
     """
 

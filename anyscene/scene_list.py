@@ -56,6 +56,7 @@ class GenerateSettings:
     blend_k: float | None = None
     layout: tuple[str, ...] = ()  # NAME=VALUE changes, see `layout_settings.parse_layout`
     micro_batch: int | None = None  # None: as many as are asked for, MAX_MICRO_BATCH at most
+    matting: str | None = None  # model of rembg or ONNX file for photos; None: alpha is needed
     device: str = "auto"
     dtype: str = "fp32"
 

@@ -17,6 +17,9 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--prompt", action="append", default=[], help="may be given several times")
     what.add_argument("--canvas", type=Path, help="RGBA file, alpha 255 on the foreground")
     what.add_argument("--element", action="append", default=[], metavar="FILE@X,Y,HEIGHT")
+    what.add_argument(
+        "--matting", metavar="MODEL", help="of rembg, or FILE.onnx: cuts photos out as elements"
+    )
     what.add_argument("--scenes", type=Path, help="a .jsonl or .yaml list of scenes instead")
     what.add_argument("--seed", type=int, default=0, help="of a prompt's first image")
     what.add_argument("--images", type=int, default=1, help="for each prompt")

@@ -84,7 +84,7 @@ class FrechetDistance(GatheredMetric):
     def compute(self) -> Tensor:
         """The distance, float64; NaN with fewer than two images on a side."""
         generated = self.gaussian()
-        real = self.reference or self.gaussian("real")
+        real = self.gaussian("real") if self.reference is None else self.reference.to(self.device)
         if generated is None or real is None:
             return torch.full((), math.nan, dtype=torch.float64)
         return frechet_distance(generated, real)

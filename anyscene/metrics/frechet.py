@@ -38,6 +38,11 @@ class Gaussian:
         covariance = (outer - count * torch.outer(mean, mean)) / (count - 1)
         return cls(mean, covariance=covariance)
 
+    def to(self, device: torch.device | str) -> "Gaussian":
+        """The same on a device."""
+        parts = (self.mean, self.covariance, self.rows)
+        return Gaussian(*[None if part is None else part.to(device) for part in parts])
+
     def variance(self) -> Tensor:
         """The covariance's trace."""
         if self.rows is not None:

@@ -19,6 +19,7 @@ from anyscene.config import MetricsConfig
 from anyscene.errors import InputError
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics.catalogue import CATALOGUE, MetricResult, ScoreBatch
+from anyscene.metrics.networks import Networks
 from anyscene.metrics.preprocess import as_saved
 from anyscene.metrics.reference import Reference
 
@@ -172,6 +173,19 @@ def test_release_forgets_and_the_set_can_be_used_again(config, whole):
     assert metrics.figures()["images"] == COUNT
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_figures(config, whole, tmp_path):
+    """Also against reference statistics, which are read to the CPU."""
+    for settings in (config, replace(config, reference=str(save_references(config, tmp_path)))):
+        metrics = build_metric_set(settings, "cuda")
+        metrics.update(batch())
+        for name, result in metrics.compute(intervals=True, resamples=50).items():
+            if result.value is not None:
+                assert result.value == pytest.approx(whole[name].value, rel=1e-3, abs=1e-3), name
+        metrics.release()
+        assert not any(weights.is_cuda for weights in metrics.parameters())
+
+
 def test_a_number_that_is_there_twice_is_an_error(config):
     metrics = build_metric_set(config, names=["clip_score"])
     metrics.update(part(batch(), [0, 0]))
@@ -191,13 +205,18 @@ def test_a_head_for_another_clip_is_refused(config, tmp_path):
         build_metric_set(replace(config, aesthetic_v1=str(head)))
 
 
+def save_references(config: MetricsConfig, folder: Path) -> Path:
+    """Statistics of the batch's real images."""
+    networks, real = Networks(config), batch().real
+    assert real is not None
+    for name, extractor in (("inception", networks.inception()), ("clip", networks.clip("clip"))):
+        features = extractor(as_saved(real))
+        Reference.of_features(extractor.record, features, (SIDE, SIDE)).save(folder, name)
+    return folder
+
+
 def test_reference_statistics_stand_for_the_real_images(config, whole, tmp_path):
-    plain = build_metric_set(config, names=["fid", "cmmd"])
-    for entry, file in zip(plain.entries, ("inception", "clip"), strict=True):
-        extractor: Any = plain.networks[("inception", "clip").index(file)]
-        features = extractor(as_saved(batch().real))
-        Reference.of_features(extractor.record, features, (SIDE, SIDE)).save(tmp_path, file)
-        assert entry.reference is None
+    save_references(config, tmp_path)
     metrics = build_metric_set(replace(config, reference=str(tmp_path)))
     metrics.update(replace(batch(), real=None))
     results = metrics.compute()
