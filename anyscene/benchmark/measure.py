@@ -1,7 +1,8 @@
 """The figures of one run: a value for every image, and those of the whole set."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyscene.benchmark.runs import Run
-from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
+from anyscene.benchmark.scenes import REAL, Benchmark, BenchmarkScene
 from anyscene.config import MetricsConfig
 from anyscene.manifest import GenerationLine
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics.catalogue import CATALOGUE, Better, Box, MetricInfo, ScoreBatch
 from anyscene.metrics.features import FeatureExtractor
 from anyscene.metrics.judge import Judge
+from anyscene.metrics.make_reference import make_references
 from anyscene.metrics.metric_set import MetricSet
 from anyscene.metrics.networks import Missing, Networks
-from anyscene.metrics.reference import Reference
 from anyscene.metrics.suite import SceneMetrics
 
 BATCH = 16
@@ -35,12 +36,12 @@ JUDGED = {
     "growth": MetricInfo("Growth over the mask", Better.lower),
     "lost": MetricInfo("Mask that is lost", Better.lower),
     "boundary_f": MetricInfo("Boundary F of the found objects", Better.higher),
-    "seam": MetricInfo("Seam along the outline", Better.lower, "stops"),
     "colour_shift": MetricInfo("Colour shift of the elements", Better.lower, "CIELAB"),
     "place_accuracy": MetricInfo("Place as in the prompt", Better.higher),
     "light_accuracy": MetricInfo("Light as in the prompt", Better.higher),
 }
-"""A judge's metrics of procedural scenes, of a method's final images."""
+"""A judge's metrics of procedural scenes, of a method's final images. Not its seam: that has no
+better end without the same scene before blending, and is lowest where no element is."""
 
 INFO = JUDGED | CATALOGUE
 KERNEL = ("kid", "cmmd")
@@ -223,37 +224,18 @@ def boxes_at(scene: BenchmarkScene, height: int, width: int) -> list[Box]:
 def write_reference(benchmark: Benchmark, config: MetricsConfig, folder: Path, device: str) -> bool:
     """Statistics of the benchmark's real images, of each network that is given; whether any is."""
     networks = Networks(config)
-    wanted: list[tuple[str, Callable[[], FeatureExtractor]]] = [
-        ("inception", networks.inception),
-        ("clip", lambda: networks.clip("cmmd_clip", "clip")),
-        ("dinov2", networks.dino),
-    ]
-    made = False
-    for name, load in wanted:
-        try:
-            extractor = load().to(device)
-        except Missing:
-            continue
-        features = [extractor(batch.to(device)).cpu() for batch in _real_batches(benchmark)]
-        reference = Reference.of_features(
-            extractor.record, torch.cat(features), None, benchmark.sha256
-        )
-        reference.save(folder, name)
-        made = True
-    return made
-
-
-def _real_batches(benchmark: Benchmark) -> Iterator[Tensor]:
-    """The real images u8 B 3 H W, batches of one size."""
-    batch: list[Tensor] = []
-    for path in benchmark.real_images:
-        image = _image(path, "RGB")
-        if batch and (len(batch) == BATCH or batch[0].shape != image.shape):
-            yield torch.stack(batch)
-            batch = []
-        batch.append(image)
-    if batch:
-        yield torch.stack(batch)
+    wanted: dict[str, Callable[[], FeatureExtractor]] = {
+        "inception": networks.inception,
+        "clip": lambda: networks.clip("cmmd_clip", "clip"),
+        "dinov2": networks.dino,
+    }
+    extractors = {}
+    for name, load in wanted.items():
+        with suppress(Missing):
+            extractors[name] = load().to(device)
+    if extractors:
+        make_references(benchmark.folder / REAL, extractors, folder, device)
+    return bool(extractors)
 
 
 def _image(path: Path, mode: str) -> Tensor:

@@ -30,7 +30,6 @@ from anyscene.benchmark.tables import (
     comparison_table,
     heading,
     main_table,
-    number,
 )
 from anyscene.errors import InputError
 from anyscene.files import replace_file
@@ -162,9 +161,7 @@ def grid_rows(out: Path, record: dict[str, Any]) -> tuple[str | None, list[tuple
         values[row["scene_id"]].append(float(row[metric] or "nan"))
     means = [float(np.mean(values[scene])) for scene in order]
     ranked = ranked_scenes(means, INFO[metric].better)
-    return metric, [
-        (n, f"{words} ({number(means[n], 2)})") for words, own in ranked.items() for n in own
-    ]
+    return metric, [(n, f"{words} ({means[n]:.2g})") for words, own in ranked.items() for n in own]
 
 
 def bar_plot(record: dict[str, Any], shown: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits; a dash where there is none."""
     if value is None:
         return "\N{EN DASH}"
-    text = f"{value:.{digits}g}"
+    text = f"{value + 0.0:.{digits}g}"  # no minus before a zero
     if "e" not in text and abs(value) >= 10**digits:
         text = f"{value:.0f}"
     return text.replace("-", MINUS)
