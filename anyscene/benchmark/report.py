@@ -177,10 +177,11 @@ def bar_plot(record: dict[str, Any], shown: Sequence[str]) -> str:
     }
     told = [method for method, own in methods.items() if own["told_the_answer"]]
     ours = next((method for method, own in methods.items() if own["method"] == OURS), None)
+    measured = record["real"] or {}
     real = {
-        heading(INFO[name]): own["value"]
-        for name, own in (record["real"] or {}).items()
-        if own["value"] is not None
+        heading(INFO[name]): measured[name]["value"]
+        for name in shown
+        if measured.get(name, {}).get("value") is not None
     }
     return bars(panels, ours, told, real)
 
