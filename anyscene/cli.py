@@ -10,7 +10,7 @@ from anyscene.commands.cluster import add_status, add_submit
 from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.study import add_study
-from anyscene.commands.train import add_demo, add_export, add_report, add_train
+from anyscene.commands.train import add_demo, add_export, add_report, add_track, add_train
 from anyscene.errors import AnySceneError, DamageError, RunFailedError
 
 
@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_evaluate(commands)
     add_report(commands)
+    add_track(commands)
     add_demo(commands)
     add_study(commands)
     return parser

@@ -289,6 +289,9 @@ class LogConfig:
     """W&B runs offline by itself when nobody is logged in."""
     project: str = "anyscene"
     """W&B project."""
+    wait_seconds: float = 30.0
+    """How long a run that ends waits for W&B to upload what is left, and its start for an answer;
+    training itself never waits. > 0."""
     progress_bar: bool = True
     """A bar with the time left."""
 

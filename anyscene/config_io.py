@@ -50,6 +50,7 @@ POSITIVE = (
     "sample.micro_batch",
     "sample.grid_scenes",
     "log.every",
+    "log.wait_seconds",
     "cluster.cpus",
     "cluster.stop_seconds",
     "cluster.timeout_minutes",

@@ -6,7 +6,7 @@ which is what an allocator is asked for, without its fragments and CUDA's contex
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Hint, Injection, Optimizer, Trainable
+from anyscene.config import Config, Hint, Injection, Optimizer, Precision, Trainable
+from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base, store_frozen
 from anyscene.models.injection import (
     CANNY_CHANNELS,
@@ -99,6 +100,41 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         average=average,
         peak=memory.peak + average,
     )
+
+
+def images_at_peak(config: Config) -> float | None:
+    """Images of `data.train` a second at the peak rate of all devices, as their data sheet has it.
+
+    None on CPUs and on devices whose data sheet is not known.
+    """
+    if not torch.cuda.is_available():
+        return None
+    half = config.train.precision is not Precision.fp32
+    rate = get_available_flops(torch.device("cuda"), torch.bfloat16 if half else torch.float32)
+    if rate is None:
+        return None
+    flop = mean_flop(config, read_manifest(config.data.train).buckets)
+    return rate * config.train.devices * config.train.nodes / flop
+
+
+def mean_flop(config: Config, buckets: Mapping[str, int]) -> float:
+    """Operations for an image, given a data set's numbers of images by size ("HxW").
+
+    The commonest size is counted, the others by their area.
+    """
+    sizes = {tuple(map(int, name.split("x"))): number for name, number in buckets.items()}
+    height, width = max(sizes, key=lambda size: sizes[size])
+    area = sum(h * w * number for (h, w), number in sizes.items()) / sum(sizes.values())
+    return count_flop(config, (height, width)) * area / (height * width)
+
+
+def count_flop(config: Config, size: tuple[int, int]) -> float:
+    """Operations of UNet and FIM for an image of `size` pixels, forward and backward."""
+    named, train = config.base, config.train
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = fake_base(named.path, named.revision, named.first_stage)
+        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        return Step(base, fim, config, size, 1).flop()
 
 
 def plan_lines(config: Config, cost: StepCost) -> list[str]:

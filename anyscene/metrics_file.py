@@ -11,8 +11,12 @@ def read_metrics(path: Path) -> list[Row]:
     """The rows of a `metrics.csv`; a torn last line is left out."""
     if not path.is_file():
         return []
-    whole = path.read_text().rpartition("\n")[0]
-    rows = [row for row in csv.reader(whole.splitlines()) if len(row) == 3 and row != list(HEADER)]
+    return parse_rows(path.read_text().rpartition("\n")[0])
+
+
+def parse_rows(lines: str) -> list[Row]:
+    """The rows of whole lines, with or without the header."""
+    rows = [row for row in csv.reader(lines.splitlines()) if len(row) == 3 and row != list(HEADER)]
     return [(int(step), name, float(value)) for step, name, value in rows]
 
 

@@ -56,6 +56,7 @@ class SceneModule(LightningModule):
         if config.train.lora_rank:
             add_lora(self.trained, config.train.lora_rank, config.train.seed)
         self.averaged: nn.Module | None = None
+        self.gradient_norm: Tensor | None = None  # before clipping, by `Gradients`
         self.denoising = DenoisingLoss()
         self.last_hint: Tensor | None = None
         self.last_batch: tuple[int, int, int] | None = None

@@ -18,6 +18,7 @@ from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
 from anyscene.ranks import is_first_process, node_name
 
+IDENTITY = ("run_id", "wandb_id")
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
@@ -67,8 +68,16 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
     return Path(resume)
 
 
-def prepare_run_folder(run: Path, config: Config, base_sha256: str, start_step: int) -> None:
+def prepare_run_folder(
+    run: Path,
+    config: Config,
+    base_sha256: str,
+    start_step: int,
+    identity: dict[str, str] | None = None,
+) -> None:
     """`config.yaml` and `run.json` of the run, made or extended by this start; rank zero writes.
+
+    `identity` is that of the run's own checkpoint, which counts where `run.json` was lost.
 
     `config.yaml` is what the run goes on with. Where a value differs from the start before, the
     record of this start in `run.json` says so.
@@ -80,9 +89,9 @@ def prepare_run_folder(run: Path, config: Config, base_sha256: str, start_step: 
     changed = changed_values(run / "config.yaml", config)
     save_config(config, run / "config.yaml")
     record = read_record(run)
-    identity = f"{config.name}-{os.urandom(4).hex()}"
-    record.setdefault("run_id", identity)
-    record.setdefault("wandb_id", identity)
+    new = f"{config.name}-{os.urandom(4).hex()}"
+    for key in IDENTITY:
+        record.setdefault(key, (identity or {}).get(key, new))
     record["base"] = {
         "path": config.base.path,
         "revision": config.base.revision,
@@ -103,6 +112,11 @@ def prepare_run_folder(run: Path, config: Config, base_sha256: str, start_step: 
     }
     record.setdefault("jobs", []).append(job)
     write_json(run / "run.json", record)
+
+
+def read_identity(run: Path) -> dict[str, str]:
+    """The ids of a run in its folder."""
+    return {key: value for key, value in read_record(run).items() if key in IDENTITY}
 
 
 def read_record(run: Path) -> dict[str, Any]:

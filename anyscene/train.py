@@ -23,7 +23,8 @@ from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.checkpoint import AtomicCheckpointIO, read_checkpoint, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Optimizer, Precision
+from anyscene.config import Config, Logger, Optimizer, Precision
+from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
@@ -35,7 +36,7 @@ from anyscene.out_of_memory import Held, out_of_memory
 from anyscene.precision import LIGHTNING
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
-from anyscene.tracking import build_loggers, finish_loggers
+from anyscene.tracking.loggers import build_loggers, followed
 
 
 def train(config: Config) -> Path:
@@ -55,8 +56,12 @@ def train(config: Config) -> Path:
 
     module = SceneModule(config)
     check_cached(config, module.base_sha256)
+    identity = None
     if checkpoint is not None:
-        module.on_load_checkpoint(read_checkpoint(checkpoint))  # refuse before writing anything
+        saved = read_checkpoint(checkpoint)
+        module.on_load_checkpoint(saved)  # refuse before writing anything
+        if checkpoint.parent == run / "checkpoints":
+            identity = saved.get("identity")
     data = SceneDataModule(
         config.data,
         seed=config.train.seed,
@@ -67,19 +72,19 @@ def train(config: Config) -> Path:
     )
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
         fit_hint_embedder(module, data)
-    prepare_run_folder(run, config, module.base_sha256, start_step)
+    prepare_run_folder(run, config, module.base_sha256, start_step, identity)
     csv = MetricsCsv(run / "metrics.csv")
-    trainer = build_trainer(config, csv, run, start_step)
     csv.start_at(start_step)
-    try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(config, held(module)) from error
-    validated = is_validated(csv.path, config.train.steps)
-    validated = trainer.strategy.broadcast(validated)  # the ranks agree
-    if config.data.val is not None and not validated:
-        trainer.validate(module, data, verbose=False)
-    finish_loggers(trainer.loggers)
+    trainer = build_trainer(config, csv, run, start_step)
+    with followed(trainer.loggers):
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(config, held(module)) from error
+        validated = is_validated(csv.path, config.train.steps)
+        validated = trainer.strategy.broadcast(validated)  # the ranks agree
+        if config.data.val is not None and not validated:
+            trainer.validate(module, data, verbose=False)
     return run
 
 
@@ -153,7 +158,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        logger=[csv, *(build_loggers(config, run) if is_first_process() else [])],
+        logger=[csv, *(build_loggers(config, run, start_step) if is_first_process() else [])],
         callbacks=callbacks,
         plugins=build_plugins(io),
         default_root_dir=run,
@@ -194,10 +199,12 @@ def build_callbacks(
     callbacks: list[Callback] = [Preemption(saving, rank_timeout(config)), Gradients(config.train)]
     if config.train.ema_decay > 0:
         callbacks.append(MovingAverage(config.train.ema_decay, config.train.ema_on_cpu))
-    callbacks.append(Throughput(config.data.batch_size, config.log.every))
+    at_peak = images_at_peak(config)
+    callbacks.append(Throughput(config.data.batch_size, config.log.every, at_peak))
     if config.data.val is not None:
         judge = load_judge(config.metrics.judge)
-        callbacks.append(ValidationScenes(run / "samples", config.sample, judge))
+        tables = config.log.logger is Logger.wandb
+        callbacks.append(ValidationScenes(run / "samples", config.sample, judge, tables))
     if config.debug.overfit:
         folder = run / "samples"
         callbacks.append(LearntByHeart(folder, config.sample, config.debug.overfit))

@@ -7,9 +7,10 @@ import torch
 from published import published_base
 from tiny import tiny_config
 
+from anyscene import cost
 from anyscene.cli import main
 from anyscene.config import Config
-from anyscene.cost import GIB, LiveBytes, count_step
+from anyscene.cost import GIB, LiveBytes, count_step, images_at_peak
 
 
 def config_of(base: Path, shards: Path, *overrides: str) -> Config:
@@ -22,9 +23,9 @@ def test_flops_of_published_bases(
 ) -> None:
     """The figures that public records of ControlNet-type training give, within 1 %."""
     base = published_base(tmp_path / family, family)
-    cost = count_step(config_of(base, demo_shards, "data.batch_size=1"))
-    assert cost.size == ((512, 512) if family == "sd15" else (1024, 1024))
-    assert cost.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
+    step = count_step(config_of(base, demo_shards, "data.batch_size=1"))
+    assert step.size == ((512, 512) if family == "sd15" else (1024, 1024))
+    assert step.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
 
 
 def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
@@ -56,6 +57,21 @@ def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -
     assert unet.flop_per_image < fim.flop_per_image
     assert unet.frozen < fim.frozen
     assert unet.average == 0
+
+
+def test_mfu_is_counted_operations_over_the_data_sheet(
+    tiny_base_folder: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices of 1 TFLOP/s; half of the images have twice the area of the commonest ones."""
+    config = config_of(tiny_base_folder, demo_shards, "train.devices=2")
+    assert images_at_peak(config) is None or torch.cuda.is_available()
+    monkeypatch.setattr(cost.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cost, "get_available_flops", lambda *_: 1e12)
+    one = cost.count_flop(config, (64, 64))
+    assert one == count_step(config).flop_per_image
+    assert images_at_peak(config) == pytest.approx(2e12 / one)
+    mixed = cost.mean_flop(config, {"64x64": 3, "64x128": 2, "128x64": 1})
+    assert mixed == pytest.approx(1.5 * one)
 
 
 def test_flops_mode_counts_live_bytes() -> None:

@@ -42,6 +42,8 @@ LIGHT = {
     "anyscene.elastic": ("torch", "numpy"),
     "anyscene.cluster.submit": ("torch", "numpy"),
     "anyscene.cluster.status": ("torch", "numpy"),
+    "anyscene.tracking.follow": ("torch", "numpy", "lightning"),
+    "anyscene.tracking.mirror": ("torch", "lightning", "omegaconf"),
     "data_prep.coco": ("torch", "lightning", "omegaconf"),
     "data_prep.demo_scenes": ("torch", "lightning", "omegaconf"),
     "data_prep.folder": ("torch", "lightning", "omegaconf"),

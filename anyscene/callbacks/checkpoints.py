@@ -6,6 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from anyscene.checkpoint import AtomicCheckpointIO
+from anyscene.run_folder import read_identity
 
 
 class Checkpoints(Callback):
@@ -16,6 +17,16 @@ class Checkpoints(Callback):
         self.io = io
         self.every = every
         self.saved_step = start_step
+
+    def on_save_checkpoint(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Whose checkpoint it is, should `run.json` be lost."""
+        if trainer.is_global_zero:
+            checkpoint["identity"] = read_identity(self.folder.parent)
 
     def on_load_checkpoint(
         self,

@@ -19,7 +19,7 @@ NAMED = 16
 
 
 class Gradients(Callback):
-    """Clips by the norm over all that is trained, which it leaves in `norm`.
+    """Clips by the norm over all that is trained, which it leaves in `module.gradient_norm`.
 
     A loss or norm that is not finite raises `RunFailedError` before the optimizer has taken the
     step. The norm is that of the gradient summed over ranks, so that all of them see it at once.
@@ -30,7 +30,6 @@ class Gradients(Callback):
     def __init__(self, train: TrainConfig) -> None:
         self.clip_norm = train.clip_norm
         self.scaled = scales_loss(train.precision)
-        self.norm: Tensor | float = 0.0
         self.keys: list[list[str]] = []  # of the step's micro-batches so far
         self.losses: list[Tensor] = []
 
@@ -59,19 +58,19 @@ class Gradients(Callback):
         assert isinstance(pl_module, SceneModule)
         parameters = [p for p in trained_parameters(pl_module.trained) if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.norm = whole(norm)
-        if not self.is_sound(trainer):
-            self.stop(trainer)
-        clip_grads_with_norm_(parameters, self.clip_norm, self.norm)
+        pl_module.gradient_norm = norm
+        if not self.is_sound(trainer, norm):
+            self.stop(trainer, norm)
+        clip_grads_with_norm_(parameters, self.clip_norm, norm)
 
-    def is_sound(self, trainer: Trainer) -> bool:
+    def is_sound(self, trainer: Trainer, norm: Tensor) -> bool:
         """Whether the step may be taken: on all ranks alike."""
         if not self.scaled:
-            return bool(torch.as_tensor(self.norm).isfinite())
+            return bool(norm.isfinite())
         lost = torch.stack(self.losses).isfinite().logical_not().any().float()
         return not bool(trainer.strategy.reduce(lost, reduce_op="sum"))
 
-    def stop(self, trainer: Trainer) -> None:
+    def stop(self, trainer: Trainer, norm: Tensor) -> None:
         """Raise `RunFailedError` with the losses and keys that all ranks have."""
         scale = self.loss_scale(trainer)
         own = [(float(loss) / scale, k) for loss, k in zip(self.losses, self.keys, strict=True)]
@@ -82,7 +81,7 @@ class Gradients(Callback):
         more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
         raise RunFailedError(
             f"step {trainer.global_step + 1} is not finite: losses {losses}, gradient norm "
-            f"{float(self.norm):.4g}, samples {', '.join(keys[:NAMED])}{more}; the step was not "
+            f"{float(norm):.4g}, samples {', '.join(keys[:NAMED])}{more}; the step was not "
             "taken and the last checkpoint is sound: a lower train.learning_rate, more "
             "train.warmup_steps or train.precision=bf16 (not fp16) usually helps"
         )
@@ -92,12 +91,6 @@ class Gradients(Callback):
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         return scale / trainer.accumulate_grad_batches
-
-
-def whole(norm: Tensor) -> Tensor:
-    """A norm as a plain tensor; one of sharded weights is put together on all ranks."""
-    full_tensor: Any = getattr(norm, "full_tensor", None)
-    return norm if full_tensor is None else full_tensor()
 
 
 def gathered(trainer: Trainer, value: Any) -> list[Any]:

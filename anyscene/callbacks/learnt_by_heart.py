@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from anyscene.callbacks.scenes import warned_of_a_full_disk, write_grid
+from anyscene.callbacks.scenes import warned_of_a_full_disk, write_picture
 from anyscene.config import SampleConfig
 from anyscene.data.transforms import AnyDeviceBatch
 from anyscene.metrics.fidelity import masked_psnr
@@ -73,7 +73,7 @@ class LearntByHeart(Callback):
         columns = columns | {"generated": generated}
         folder = self.folder / f"step-{trainer.global_step:08d}"
         with warned_of_a_full_disk(folder):
-            write_grid(trainer, folder / "overfit.png", columns, prompts, "overfit")
+            write_picture(folder / "overfit.png", columns, prompts)
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from anyscene.config import SampleConfig
 from anyscene.data.transforms import DeviceBatch
@@ -25,11 +25,15 @@ GridRow = tuple[int, str, dict[str, torch.Tensor]]
 class ValidationScenes(Callback):
     """Generates every validation scene with the moving average, measures and shows it.
 
-    Writes `samples/step-XXXXXXXX/grid.png` and `metrics.json`, and logs `val/*`.
+    Writes `samples/step-XXXXXXXX/grid.png` and `metrics.json`, with `tables` also the scenes one by
+    one in `scenes.npz`, for a tracker's tables; and logs `val/*`.
     """
 
-    def __init__(self, folder: Path, config: SampleConfig, judge: Judge | None) -> None:
+    def __init__(
+        self, folder: Path, config: SampleConfig, judge: Judge | None, tables: bool = False
+    ) -> None:
         self.folder = folder
+        self.tables = tables
         self.config = config
         self.metrics = None if judge is None else SceneMetrics(judge)
         self.rows: list[GridRow] = []
@@ -88,8 +92,9 @@ class ValidationScenes(Callback):
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
             with warned_of_a_full_disk(folder):
-                columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
-                write_grid(trainer, folder / "grid.png", columns, [row[1] for row in rows])
+                write_grid(folder, rows)
+                if self.tables:
+                    write_scenes(folder, rows)
 
     def _gather(self, trainer: Trainer) -> list[GridRow]:
         """The rows of all ranks on rank zero, in the order of the samples."""
@@ -101,19 +106,31 @@ class ValidationScenes(Callback):
         return sorted(rows, key=lambda row: row[0])
 
 
-def write_grid(
-    trainer: Trainer,
-    path: Path,
-    columns: dict[str, torch.Tensor],
-    prompts: list[str],
-    name: str = "samples",
-) -> None:
-    """A picture of columns of images N 3 H W or masks N 1 H W; W&B gets it as `name`."""
+def write_grid(folder: Path, rows: list[GridRow]) -> None:
+    """One picture of the scenes, a row each."""
+    columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
+    write_picture(folder / "grid.png", columns, [row[1] for row in rows])
+
+
+def write_picture(path: Path, columns: dict[str, torch.Tensor], prompts: list[str]) -> None:
+    """A picture of columns of images N 3 H W or masks N 1 H W, with the prompts below the rows."""
     grid = sample_grid({key: images.cpu() for key, images in columns.items()}, prompts)
     replace_file(path, lambda part: grid.save(part, format="PNG"))
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [grid], step=trainer.global_step)
+
+
+def write_scenes(folder: Path, rows: list[GridRow]) -> None:
+    """The same as arrays: `prompt` B, and images B H W 3 or masks B H W as bytes."""
+    arrays = {"prompt": np.array([row[1] for row in rows])}
+    for name in rows[0][2]:
+        images = torch.stack([row[2][name] for row in rows])  # B C H W
+        pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+        arrays[name] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    replace_file(folder / "scenes.npz", write)
 
 
 @contextmanager

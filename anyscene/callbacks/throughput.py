@@ -1,5 +1,6 @@
-"""Speed, waiting and learning rate, every few steps."""
+"""Speed, waiting, gradient, memory and learning rate, every few steps."""
 
+import resource
 import time
 from typing import Any
 
@@ -9,14 +10,22 @@ from tqdm import tqdm
 
 from anyscene.module import SceneModule
 
+GIB = 2**30
+
 
 class Throughput(Callback):
-    """Logs `train/loss` (of the global batch), `train/images_per_second`,
-    `train/data_wait_seconds` (a step) and `train/learning_rate` every `every` optimizer steps."""
+    """Logs every `every` optimizer steps, for the time since the last line where that matters:
 
-    def __init__(self, batch_size: int, every: int) -> None:
+    `train/loss` of the global batch, `train/gradient_norm` before clipping, `train/learning_rate`,
+    `train/images_per_second`, `train/data_wait_seconds` a step, `train/memory_gib`, and, where
+    `images_at_peak` is known, `train/mfu`: the share of the devices' peak rate that the step's
+    counted operations take. `images_at_peak` is how many images a second that rate would do.
+    """
+
+    def __init__(self, batch_size: int, every: int, images_at_peak: float | None = None) -> None:
         self.batch_size = batch_size
         self.every = every
+        self.images_at_peak = images_at_peak
         self.last_step = self.step = 0
         self.started = self.waiting_since = 0.0
         self.waited = 0.0
@@ -49,15 +58,19 @@ class Throughput(Callback):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             steps = self.step - self.last_step
-            seconds = time.perf_counter() - self.started
-            pl_module.record(
-                {
-                    "train/loss": float(trainer.strategy.reduce(loss)),
-                    "train/images_per_second": steps * self.batch_size / seconds,
-                    "train/data_wait_seconds": self.waited / steps,
-                    "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                }
-            )
+            speed = steps * self.batch_size / (time.perf_counter() - self.started)
+            figures = {
+                "train/loss": float(trainer.strategy.reduce(loss)),
+                "train/images_per_second": speed,
+                "train/data_wait_seconds": self.waited / steps,
+                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "train/memory_gib": peak_memory() / GIB,
+            }
+            if pl_module.gradient_norm is not None:
+                figures["train/gradient_norm"] = float(pl_module.gradient_norm)
+            if self.images_at_peak is not None:
+                figures["train/mfu"] = speed / self.images_at_peak
+            pl_module.record(figures)
             self._restart(trainer)
         self.waiting_since = time.perf_counter()
 
@@ -68,6 +81,15 @@ class Throughput(Callback):
         self.last_step = trainer.global_step
         self.started = self.waiting_since = time.perf_counter()
         self.waited = 0.0
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has had: of the GPU since the last call, without one of RAM."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 class StepProgress(Callback):

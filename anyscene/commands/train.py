@@ -30,6 +30,12 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     report.set_defaults(command=_report)
 
 
+def add_track(commands: argparse._SubParsersAction) -> None:
+    track = commands.add_parser("track", help="tell W&B what it does not have of a run yet")
+    track.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    track.set_defaults(command=_track)
+
+
 def add_demo(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.add_argument("--config", type=Path, default=Path("configs/train/demo.yaml"))
@@ -112,6 +118,17 @@ def _report(options: argparse.Namespace) -> int:
 
     print(f"report: {write_report(options.run)}")
     return 0
+
+
+def _track(options: argparse.Namespace) -> int:
+    import subprocess
+
+    from anyscene.errors import InputError
+
+    if not (options.run / "run.json").is_file():
+        raise InputError(f"{options.run} is no run folder: it has no run.json")
+    command = [sys.executable, "-m", "anyscene.tracking.follow", str(options.run)]
+    return 1 if subprocess.run(command, input=b"0", check=False).returncode else 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def test_the_gradient_is_clipped_by_its_norm(workspace: Workspace, monkeypatch):
         raw = [parameter.grad.clone() for parameter in module.trained.parameters()]
         before(self, trainer, module, *rest)
         clipped = [parameter.grad.clone() for parameter in module.trained.parameters()]
-        seen.append((raw, clipped, self.norm))
+        seen.append((raw, clipped, module.gradient_norm))
 
     monkeypatch.setattr(Gradients, "on_before_optimizer_step", note)
     workspace.train("clipped", "train.clip_norm=0.001", "data.val=null", "train.steps=2")

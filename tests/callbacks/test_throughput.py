@@ -41,6 +41,23 @@ def test_loss_of_the_whole_batch_every_few_steps(module):
     assert all(figures["train/learning_rate"] == 0.5 for figures in module.recorded)
 
 
+def test_the_gradient_before_clipping_and_memory(module):
+    """The norm is the one over all parameters, whatever it is clipped to."""
+    callback, trainer = Throughput(batch_size=8, every=1), trainer_at(0)
+    callback.on_train_start(trainer, module)
+    for parameter in module.trained.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    count = sum(parameter.numel() for parameter in module.trained.parameters())
+    module.configure_gradient_clipping()
+    callback.on_train_batch_start()
+    trainer.global_step = 1
+    callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(1.0)})
+    (figures,) = module.recorded
+    assert figures["train/gradient_norm"] == pytest.approx(2 * count**0.5)
+    assert 0.1 < figures["train/memory_gib"] < 32
+    assert "train/mfu" not in figures  # no data sheet of a CPU
+
+
 @pytest.fixture
 def clock(monkeypatch) -> SimpleNamespace:
     """A clock that the test sets."""
@@ -51,7 +68,8 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 
 def test_speed_and_waiting(module, clock):
-    callback, trainer = Throughput(batch_size=8, every=2), trainer_at(0)
+    callback = Throughput(batch_size=8, every=2, images_at_peak=6.4)
+    trainer = trainer_at(0)
     callback.on_train_start(trainer, module)
     for _ in range(2):
         clock.now += 2  # for data
@@ -62,6 +80,7 @@ def test_speed_and_waiting(module, clock):
     (figures,) = module.recorded
     assert figures["train/data_wait_seconds"] == 2
     assert figures["train/images_per_second"] == 2 * 8 / 10
+    assert figures["train/mfu"] == 0.25
 
 
 def test_validation_does_not_count_as_time_of_training(module, clock):

@@ -6,17 +6,22 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from slurm_jobs import REPOSITORY, Cluster, Job
+import scenarios
+from scenarios import Lab, Scenario
+from slurm_jobs import CLOSING, REPOSITORY, Cluster, Job
 from tiny import tiny_base, tiny_config, tiny_demo
 
 from anyscene.cli import main
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare", "nsenter")
 STEPS = 8
+AT_A_TIME = 3  # of two nodes each: while one waits for Slurm, two can run
 PATHS = ":".join(str(REPOSITORY / part) for part in ("", "tests", "tests/cluster"))
 OPTIONS = (
     f"train.steps={STEPS}",
@@ -30,7 +35,7 @@ OPTIONS = (
     "cluster.cpus=1",
     "cluster.sbatch=[--exclusive]",
     "cluster.time=10",
-    "cluster.timeout_minutes=2",
+    "cluster.timeout_minutes=4",
     f"cluster.setup=[export PYTHONPATH={PATHS} OMP_NUM_THREADS=1 WANDB_MODE=offline]",
 )
 
@@ -63,6 +68,8 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
     """Submit a run as a user does, with a recorder in place of the command line."""
 
+    one_at_a_time = threading.Lock()
+
     def submit_run(name: str, *words: str, holds: str = "") -> Job:
         runs = config_file.parent
         notes = runs / f"notes-{name}"
@@ -76,7 +83,7 @@ def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
         if "--nodes" not in words:
             options += ["--nodes", "2", "--tasks", "1"]
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with one_at_a_time, contextlib.redirect_stdout(printed):
             assert main(["submit", str(config_file), *options, *words]) == 0
         number = printed.getvalue().splitlines()[0].removeprefix("job: ")
         return Job(cluster, number, runs / name, notes)
@@ -85,8 +92,26 @@ def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
 
 
 @pytest.fixture(scope="session")
-def reference(submit: Callable[..., Job]) -> Job:
+def crew(
+    request: pytest.FixtureRequest, cluster: Cluster, submit: Callable[..., Job]
+) -> Iterator[dict[Scenario, Future[Job]]]:
+    """The scenarios of all tests that shall run, several at a time; their jobs by scenario."""
+    lab = Lab(cluster, submit)
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    params = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = [spec.params["job"] for spec in params if spec is not None and "job" in spec.params]
+    yield {scenario: pool.submit(scenario, lab) for scenario in [scenarios.reference, *wanted]}
+    CLOSING.set()  # lets threads that wait end
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def job(request: pytest.FixtureRequest, crew: dict[Scenario, Future[Job]]) -> Job:
+    """The job of a test's scenario, once it has ended."""
+    return crew[request.param].result()
+
+
+@pytest.fixture
+def reference(crew: dict[Scenario, Future[Job]]) -> Job:
     """The run that nothing disturbs."""
-    job = submit("reference")
-    job.finish()
-    return job
+    return crew[scenarios.reference].result()

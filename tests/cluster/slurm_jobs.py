@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,13 +16,17 @@ REPOSITORY = HERE.parents[1]
 PATIENCE_SECONDS = 400
 
 
+CLOSING = threading.Event()
+"""Set when the tests are over, whatever still waits."""
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
     """The condition's value once it is true."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        if time.monotonic() > end:
+        if time.monotonic() > end or CLOSING.is_set():
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(0.2)
     return value
 
 
@@ -30,20 +35,25 @@ class Cluster:
     """A running cluster; its state and logs are in `folder`."""
 
     folder: Path
+    guard: subprocess.Popen
 
     @classmethod
     def up(cls, folder: Path) -> "Cluster":
         """Start one, and let this process's commands reach it."""
         environment = os.environ | {"DIR": str(folder)}
+        # Takes the cluster down when this process ends, or is killed: then its input does.
+        command = f"cat >/dev/null; {HERE / 'cluster_down.sh'}"
+        guard = subprocess.Popen(
+            ["sh", "-c", command], stdin=subprocess.PIPE, env=environment, start_new_session=True
+        )
         subprocess.run([HERE / "cluster_up.sh"], env=environment, check=True, timeout=120)
         os.environ["SLURM_CONF"] = str(folder / "etc/slurm.conf")
-        return cls(folder)
+        return cls(folder, guard)
 
     def down(self) -> None:
-        """Cancel what runs, and end it."""
+        """Cancel what runs, and end it: all processes of the nodes die with them."""
         self("scancel", "--user=root")
-        wait_for(lambda: not self("squeue", "--noheader"), "the end of all jobs")
-        self.script("cluster_down.sh")
+        self.guard.communicate(timeout=60)
         del os.environ["SLURM_CONF"]
 
     def script(self, name: str, *words: str) -> None:
