@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from anyscene import __version__
+from anyscene.commands.benchmark import add_benchmark
 from anyscene.commands.cluster import add_status, add_submit
 from anyscene.commands.generate import add_evaluate, add_generate
+from anyscene.commands.metrics import add_metrics
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.study import add_study
 from anyscene.commands.train import add_demo, add_export, add_report, add_track, add_train
@@ -65,10 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_generate(commands)
     add_evaluate(commands)
+    add_metrics(commands)
     add_report(commands)
     add_track(commands)
     add_demo(commands)
     add_study(commands)
+    add_benchmark(commands)
     return parser
 
 

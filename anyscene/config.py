@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from anyscene.layout_settings import LayoutControl
+
 REQUIRED: Any = "???"  # OmegaConf's marker of a value that the user must give
 
 
@@ -258,6 +260,7 @@ class SampleConfig:
     """Text guidance, `s_text`. 1: off."""
     foreground_guidance_scale: float = 1.0
     """Foreground guidance, `s_fg`. Other than 1 costs a third pass."""
+    layout: LayoutControl = field(default_factory=LayoutControl)
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
     blend_k: float = 1.0
@@ -272,11 +275,37 @@ class SampleConfig:
 
 @dataclass
 class MetricsConfig:
-    """Metrics on the validation scenes."""
+    """Metrics of generated scenes, in validation and in scoring. `docs/metrics.md` has definitions,
+    and where each network is published."""
 
     judge: str | None = None
     """Folder of a judge (segmenter and class means) from `anyscene prepare base`; null: no metrics
     that need it."""
+    inception: str | None = None
+    """`inception-2015-12-05.pt` (TorchScript), a file here or a URL, for FID and KID; null: not
+    computed. As for the other ones, see docs/metrics.md for where the weights are."""
+    inception_sha256: str | None = None
+    """Checksum that the file must have; null: that of the published file."""
+    clip: str | None = None
+    """Folder or hub id of a transformers CLIP, for CLIP-Score, CLIP-I, and the next two."""
+    cmmd_clip: str | None = None
+    """Another CLIP for CMMD, whose definition has ViT-L/14 at 336 pixels; null: `clip`."""
+    aesthetic_clip: str | None = None
+    """Another CLIP for the aesthetic score, the one its head was trained on; null: `clip`."""
+    aesthetic_v1: str | None = None
+    """LAION's linear head, `sa_0_4_vit_b_32_linear.pth` or `..._l_14_...`, or safetensors."""
+    aesthetic_v2: str | None = None
+    """LAION's MLP head, `sac+logos+ava1-l14-linearMSE.pth`, or safetensors."""
+    dino: str | None = None
+    """Folder or hub id of a transformers DINOv2 (FD-DINOv2, DINO-I) or DINO (DINO-I)."""
+    lpips: bool = False
+    """LPIPS of the foreground; needs torchvision, which fetches its AlexNet."""
+    reference: str | None = None
+    """Folder of reference statistics from `anyscene metrics reference`, which FID, KID, CMMD and
+    FD-DINOv2 compare with; null: the real scenes that come with the generated ones."""
+    micro_batch: int = 16
+    """Fixed batch of the feature networks, the last one padded: no figure depends on it but in its
+    last bits. > 0."""
 
 
 @dataclass

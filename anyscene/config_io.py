@@ -28,6 +28,7 @@ from anyscene.config import (
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
+from anyscene.layout_settings import layout_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -51,6 +52,7 @@ POSITIVE = (
     "sample.grid_scenes",
     "log.every",
     "log.wait_seconds",
+    "metrics.micro_batch",
     "cluster.cpus",
     "cluster.stop_seconds",
     "cluster.timeout_minutes",
@@ -342,6 +344,9 @@ def _check_ranges(config: Config) -> None:
             "loss.inside, loss.boundary and loss.rest are all 0: nothing would be learnt; "
             "use 1 for each to weigh all latents alike"
         )
+    mistake = layout_mistake(config.sample.layout)
+    if mistake is not None:
+        raise ConfigError(f"sample.layout.{''.join(mistake)}")
     if config.train.keep_checkpoints < 2:
         raise ConfigError(
             f"train.keep_checkpoints={config.train.keep_checkpoints} must be at least 2, "
@@ -364,11 +369,17 @@ def check_paths(config: Config) -> None:
     folders = [("data.train", config.data.train), ("data.val", config.data.val)]
     folders += [("data.mix", location) for location in config.data.mix]
     folders += [("metrics.judge", config.metrics.judge), ("fim.init", config.fim.init)]
+    folders += [("metrics.reference", config.metrics.reference)]
     for key, value in folders:
         if key.startswith("data.") and value is not None and is_remote(value):
             check_location(key, value)
         elif value is not None and not Path(value).is_dir():
             raise ConfigError(f"{key}={value!r} is not a folder here")
+    for name in ("inception", "aesthetic_v1", "aesthetic_v2"):
+        value = getattr(config.metrics, name)
+        url = name == "inception" and is_remote(value or "")
+        if value is not None and not Path(value).is_file() and not url:
+            raise ConfigError(f"metrics.{name}={value!r} is no file here; see docs/metrics.md")
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).is_file():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")

@@ -23,12 +23,12 @@ from anyscene.data.shards import read_batches
 from anyscene.diffusion.random import Stream, uniform
 from anyscene.errors import InputError
 from anyscene.files import write_json
+from anyscene.layout_settings import LayoutControl
 from anyscene.metrics.bootstrap import bootstrap_interval
 from anyscene.metrics.judge import ClassMeans, Judge
 from anyscene.metrics.suite import SceneMetrics
 from anyscene.metrics.truth import Truth, labels_of, swapped_truth
 from anyscene.models.base import decode_latents, encode_images
-from anyscene.models.layout_control import LayoutControl
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
 
@@ -179,7 +179,7 @@ def _row_makers(bench: Bench, scenes: Scenes) -> dict[str, Maker]:
         return [bench.row("pasted on the text-only image", images, scenes)]
 
     def known_latent() -> list[dict[str, Any]]:
-        layout = LayoutControl(known_latent=0.9)
+        layout = LayoutControl(known_latent=1.0, known_latent_end=0.9)
         images = bench.generate(scenes, layout=layout, controlnet_conditioning_scale=0.0)[0]
         return [bench.row("known latent, without the FIM", images, scenes)]
 

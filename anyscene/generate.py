@@ -7,7 +7,7 @@ OUT/manifest.jsonl     one line an image, written after its files
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from anyscene.compositing.compose import (
     parse_element,
     read_canvas,
 )
+from anyscene.compositing.matting import Matting, load_matting
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError
 from anyscene.export_record import read_export_record
@@ -36,6 +37,7 @@ from anyscene.image_jobs import (
     png,
     versions,
 )
+from anyscene.layout_settings import layout_record
 from anyscene.manifest import (
     MANIFEST_VERSION,
     GenerationLine,
@@ -49,7 +51,11 @@ MANIFEST_NAME = "manifest.jsonl"
 
 
 def generate(
-    model: str, scenes: Sequence[Scene], settings: GenerateSettings, out: Path
+    model: str,
+    scenes: Sequence[Scene],
+    settings: GenerateSettings,
+    out: Path,
+    matting: Matting | None = None,
 ) -> list[GenerationLine]:
     """Make what is not in `out` yet, and return the lines of all that was asked for, in order.
 
@@ -58,12 +64,15 @@ def generate(
         scenes: what to generate.
         settings: how.
         out: folder of images and manifest.
+        matting: cuts elements out of photos without alpha; None: as `settings.matting` says.
 
     Raises:
         InputError: files, numbers or sizes that cannot be used.
         DamageError: the manifest in `out` is damaged.
     """
     check_request(model, scenes, settings)
+    if matting is None and settings.matting is not None:
+        matting = load_matting(settings.matting)
     config = sampling(settings, read_export_record(Path(model)))
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
@@ -78,7 +87,7 @@ def generate(
                 finished[identity(line)] = line
             bar.update(len(jobs))
 
-        for job in plan(loaded, scenes, settings, config, micro_batch, out):
+        for job in plan(loaded, scenes, settings, config, micro_batch, out, matting):
             asked.append(identity(job.line))
             if asked[-1] in finished:
                 bar.update()
@@ -110,6 +119,7 @@ def plan(
     config: SampleConfig,
     micro_batch: int,
     out: Path,
+    matting: Matting | None = None,
 ) -> Iterator[Job]:
     """The images asked for, scene by scene; the canvases are written to `out` on the way."""
     path = model.path
@@ -132,10 +142,10 @@ def plan(
     for scene in scenes:
         size = image_size(model, scene, settings)
         own: dict[str, Any] = {"scene_id": scene.scene_id, "height": size[0], "width": size[1]}
-        own |= foreground_fields(model, scene, settings, config)
+        own |= foreground_fields(model, scene, config)
         foreground = None
         if scene.guided:
-            foreground = read_foreground(scene, size)
+            foreground = read_foreground(scene, size, matting)
             own |= write_canvas(out, scene.scene_id, foreground)
         for prompt in scene.prompts:
             for number in range(settings.images):
@@ -143,9 +153,7 @@ def plan(
                 yield Job(line, foreground)
 
 
-def foreground_fields(
-    model: Model, scene: Scene, settings: GenerateSettings, config: SampleConfig
-) -> dict[str, Any]:
+def foreground_fields(model: Model, scene: Scene, config: SampleConfig) -> dict[str, Any]:
     """How the foreground guides; all off where there is none.
 
     Raises:
@@ -154,17 +162,16 @@ def foreground_fields(
     if not scene.guided:
         off = dict.fromkeys(("canvas", "canvas_sha256", "mask", "layout", "blend"))
         return {**off, "method": "text", "foreground_guidance_scale": 1.0}
-    known = float(settings.known_latent)
-    if not model.guided and not known:
+    if not model.guided and not config.layout.known_latent:
         raise InputError(
             f"{model.path} has no Foreground Injection Module (controlnet/), so nothing would come "
-            "of the foreground: give an export that has one, or --known-latent 0.8"
+            "of the foreground: give an export that has one, or --layout known_latent=1"
         )
     blend = {"mode": config.blend.name, "k": float(config.blend_k)}
     return {
         "method": "anyscene" if model.guided else "known_latent",
         "foreground_guidance_scale": float(config.foreground_guidance_scale),
-        "layout": {"known_latent": known} if known else None,
+        "layout": layout_record(config.layout),
         "blend": None if config.blend is Blend.none else blend,
     }
 
@@ -191,12 +198,14 @@ def image_size(model: Model, scene: Scene, settings: GenerateSettings) -> tuple[
     return min(fitting, key=lambda size: abs(size[0] * size[1] - native**2))
 
 
-def read_foreground(scene: Scene, size: tuple[int, int]) -> Foreground:
-    """The canvas file, or the canvas that the elements make."""
+def read_foreground(
+    scene: Scene, size: tuple[int, int], matting: Matting | None = None
+) -> Foreground:
+    """The canvas file, or the canvas that the elements make; `matting` cuts photos out."""
     if scene.canvas is not None:
         rgb, alpha = read_canvas(scene.canvas, size)
         return Foreground(rgb[0], alpha[0])
-    placements = [parse_element(element) for element in scene.elements]
+    placements = [parse_element(element, matting) for element in scene.elements]
     return Foreground(*canvas_tensors(compose(placements, size)))
 
 
@@ -213,20 +222,26 @@ def write_canvas(out: Path, scene_id: str, foreground: Foreground) -> dict[str, 
 def write_images(out: Path, model: Model, jobs: Sequence[Job]) -> list[GenerationLine]:
     """Make the images of jobs of one call, and add their lines to the manifest."""
     lines = []
-    for job, (blended, raw) in zip(jobs, make_images(model, jobs), strict=True):
-        name = f"{job.line['scene_id']}-{job.line['seed']}-{identity(job.line)[:8]}.png"
-        made = {
-            "image": f"images/{name}",
-            "image_raw": f"raw/{name}",
-            "sha256": hashlib.sha256(blended).hexdigest(),
-            "sha256_raw": hashlib.sha256(raw).hexdigest(),
-        }
-        write_bytes(out / made["image_raw"], raw)
-        write_bytes(out / made["image"], blended)
-        line = {key: {**job.line, **made}[key] for key in GenerationLine.__annotations__}
-        append_line(out / MANIFEST_NAME, line)
-        lines.append(cast(GenerationLine, line))
+    for job, files in zip(jobs, make_images(model, jobs), strict=True):
+        lines.append(write_files(out, job.line, files))
+        append_line(out / MANIFEST_NAME, lines[-1])
     return lines
+
+
+def write_files(out: Path, asked: Mapping[str, Any], files: tuple[bytes, bytes]) -> GenerationLine:
+    """Write the PNG files, blended and raw, of a line; returns it with what is known now."""
+    blended, raw = files
+    name = f"{asked['scene_id']}-{asked['seed']}-{identity(asked)[:8]}.png"
+    made = {
+        "image": f"images/{name}",
+        "image_raw": f"raw/{name}",
+        "sha256": hashlib.sha256(blended).hexdigest(),
+        "sha256_raw": hashlib.sha256(raw).hexdigest(),
+    }
+    write_bytes(out / made["image_raw"], raw)
+    write_bytes(out / made["image"], blended)
+    line = {key: {**asked, **made}[key] for key in GenerationLine.__annotations__}
+    return cast(GenerationLine, line)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

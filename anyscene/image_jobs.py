@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from anyscene import __version__
 from anyscene.config import Blend
 from anyscene.errors import InputError
+from anyscene.layout_settings import layout_of
 from anyscene.models.base import unet_factor, weights_sha256
-from anyscene.models.layout_control import LayoutControl
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_scenes
 from anyscene.visual import to_pil
@@ -138,7 +138,7 @@ def make_images(model: Model, jobs: Sequence[Job]) -> list[tuple[bytes, bytes]]:
         num_inference_steps=line["steps"],
         guidance_scale=line["guidance_scale"],
         foreground_guidance_scale=line["foreground_guidance_scale"],
-        layout=LayoutControl(**line["layout"]) if line["layout"] else None,
+        layout=layout_of(line["layout"]),
         blend=Blend[blend["mode"]],
         blend_k=blend["k"],
     )

@@ -32,7 +32,7 @@ class GenerationLine(TypedDict):
     scheduler: str  # class of the scheduler in the model's folder
     guidance_scale: float
     foreground_guidance_scale: float
-    layout: dict[str, float] | None  # strengths of layout control; None: off
+    layout: dict[str, float] | None  # strengths and spans, see `layout_settings`; None: off
     blend: dict[str, Any] | None  # mode and k; None: off
     dtype: str  # fp32, bf16 or fp16
     device: str  # cpu or cuda, and which

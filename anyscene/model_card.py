@@ -72,6 +72,8 @@ LIMITS = """\
   by pixel. Small print, faces and fine texture suffer first.
 - The design follows the idea of AnyScene (CVPR 2024), whose formulas are not public here: module,
   layout control and blending are our own. No figure here is one of the paper's.
+- `anyscene generate --matting` cuts photos out with models of rembg, which have licences of their
+  own: isnet-general-use and u2net Apache-2.0, birefnet-general MIT, bria-rmbg CC BY-NC 4.0.
 - There is no safety checker. What the base can draw, this can draw.
 """
 

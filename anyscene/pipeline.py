@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
 from PIL.Image import Image
@@ -21,6 +23,7 @@ from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
+from anyscene.layout_settings import LayoutControl, check_layout
 from anyscene.models.base import (
     Vae,
     decode_latents,
@@ -30,7 +33,7 @@ from anyscene.models.base import (
 )
 from anyscene.models.denoiser import Conditions, Denoiser
 from anyscene.models.injection import control_condition
-from anyscene.models.layout_control import LayoutControl, keep_known_latents, keep_mask
+from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextEncoders
 from anyscene.pipeline_inputs import (
     check_foreground,
@@ -50,10 +53,11 @@ class AnySceneOutput(BaseOutput):
     raw_images: list[Image] | Tensor
 
 
-class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
+class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin):
     """Guided sampling of a frozen base with a Foreground Injection Module (`controlnet`).
 
     Without a foreground, or without a `controlnet`, it is text-to-image with the base.
+    LoRA of the base, of one text encoder or two, is loaded as in diffusers (`load_lora_weights`).
     `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's.
     """
 
@@ -155,7 +159,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
             num_images_per_prompt: images for each prompt.
             prompt_embeds: B n d, in place of `prompt`; `pooled_prompt_embeds`, B p, too for SDXL.
             negative_prompt_embeds: the same in place of `negative_prompt`.
-            layout: layout control; None: off.
+            layout: layout control, see `layout_settings`; None: off. Not without a foreground.
             blend, blend_k: see `compositing.blending.blend`.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
@@ -186,6 +190,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
             vae_factor=self.vae_scale_factor,
             unet_factor=unet_factor(self.unet),
         )
+        latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
         control = self._control(own)
         place = sampling_place(self.unet, self._execution_device)
@@ -199,15 +204,14 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
             rescale=guidance_rescale,
             fim_scale=controlnet_conditioning_scale,
             fim_span=(control_guidance_start, control_guidance_end),
+            layout=self._layout(own, layout, latent_size),
         )
-        latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         shape = (images, self.unet.config.in_channels, *latent_size)
         final = self._sample(
             conditions,
             initial_latents(shape, generator, latents, place),
             num_inference_steps,
             generator,
-            self._known(own, layout),
             callback_on_step_end,
         )
         if output_type == "latent":
@@ -228,7 +232,6 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
         latents: Tensor,
         steps: int,
         generator: Any,
-        known: "_Known | None",
         callback: Callable[..., dict] | None,
     ) -> Tensor:
         """Scaled latents B c h w of the finished scenes."""
@@ -238,14 +241,18 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
         noise, latents = latents, latents * self.scheduler.init_noise_sigma
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator} if "generator" in accepted else {}
+        layout = conditions.layout
         progress_bar: Any = self.progress_bar  # its type says that it is a decorator
-        with progress_bar(total=total) as bar:
+        with (
+            progress_bar(total=total) as bar,
+            nullcontext() if layout is None else layout.installed(self.unet),
+        ):
             for index, timestep in enumerate(self.scheduler.timesteps):
-                if known is not None and index < known.steps_share * total:
-                    latents = self._keep_known(latents, known, noise, timestep)
+                if layout is not None and layout.acts("known_latent", index, total):
+                    noised = self.scheduler.add_noise(layout.known, noise, timestep.reshape(1))
+                    latents = layout.with_known(latents, noised)
                 model_input = self.scheduler.scale_model_input(latents, timestep)
-                fim_scale = conditions.fim_scale_at(index, total)
-                prediction = denoiser(model_input, timestep, fim_scale)
+                prediction = denoiser(model_input, timestep, index, total)
                 latents = self.scheduler.step(
                     prediction, timestep, latents, **options, return_dict=False
                 )[0]
@@ -273,19 +280,21 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin):
         device = self._execution_device
         return _Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
 
-    def _keep_known(
-        self, latents: Tensor, known: "_Known", noise: Tensor, timestep: Tensor
-    ) -> Tensor:
-        noised = self.scheduler.add_noise(known.latents, noise, timestep.reshape(1))
-        return keep_known_latents(latents, noised, known.keep)
-
-    def _known(self, own: "_Foreground | None", layout: LayoutControl | None) -> "_Known | None":
-        if layout is None or layout.known_latent == 0 or own is None:
+    def _layout(
+        self,
+        own: "_Foreground | None",
+        layout: LayoutControl | None,
+        latent_size: tuple[int, int],
+    ) -> LayoutPlan | None:
+        if layout is None or own is None:
             return None
-        pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
-        latents = encode_images(self.vae, pasted * 2 - 1)
-        keep = keep_mask(own.alpha, (latents.shape[2], latents.shape[3]))
-        return _Known(latents, keep, layout.known_latent)
+        check_layout(layout)
+        known = None
+        if layout.known_latent:
+            pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
+            known = encode_images(self.vae, pasted * 2 - 1).to(self.unet.dtype)
+        levels = len(self.unet.config.block_out_channels)
+        return plan_layout(layout, own.alpha, latent_size, levels, known)
 
     def _control(self, own: "_Foreground | None") -> Tensor | None:
         """What the FIM takes; None without one, or without a foreground."""
@@ -306,12 +315,3 @@ class _Foreground:
 
     rgb: Tensor
     alpha: Tensor
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The foreground's latents B c h w, where to keep them B 1 h w, and for how long."""
-
-    latents: Tensor
-    keep: Tensor
-    steps_share: float

@@ -15,6 +15,7 @@ def sample_options(config: SampleConfig) -> dict[str, Any]:
         "num_inference_steps": config.steps,
         "guidance_scale": config.guidance_scale,
         "foreground_guidance_scale": config.foreground_guidance_scale,
+        "layout": config.layout,
         "blend": config.blend,
         "blend_k": config.blend_k,
     }

@@ -13,6 +13,7 @@ import yaml
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError, nearest
 from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
+from anyscene.layout_settings import LayoutControl, parse_layout
 from anyscene.manifest import read_lines
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -53,8 +54,9 @@ class GenerateSettings:
     width: int | None = None
     blend: Blend | None = None
     blend_k: float | None = None
-    known_latent: float = 0.0
+    layout: tuple[str, ...] = ()  # NAME=VALUE changes, see `layout_settings.parse_layout`
     micro_batch: int | None = None  # None: as many as are asked for, MAX_MICRO_BATCH at most
+    matting: str | None = None  # model of rembg or ONNX file for photos; None: alpha is needed
     device: str = "auto"
     dtype: str = "fp32"
 
@@ -78,10 +80,11 @@ def request(options: Namespace) -> tuple[str, list[Scene], GenerateSettings, Pat
         scene_id = re.sub(r"[^\w.-]|^\W+", "_", name)
         elements = tuple(options.element)
         scenes = [Scene(scene_id, tuple(options.prompt), options.canvas, elements, options.seed)]
-    names = {field.name for field in fields(GenerateSettings)} - {"blend"}
+    names = {field.name for field in fields(GenerateSettings)} - {"blend", "layout"}
     settings = GenerateSettings(
         **{name: getattr(options, name) for name in names},
         blend=None if options.blend is None else Blend[options.blend],
+        layout=tuple(options.layout),
     )
     return options.model, scenes, settings, options.out
 
@@ -91,7 +94,9 @@ def sampling(settings: GenerateSettings, record: dict[str, Any] | None) -> Sampl
     config = SampleConfig(steps=DIFFUSERS_STEPS)
     if record is not None:
         stored = record["config"]["sample"]
-        config = SampleConfig(**{**stored, "blend": Blend[stored["blend"]]})
+        layout = LayoutControl(**stored.get("layout", {}))
+        config = SampleConfig(**{**stored, "blend": Blend[stored["blend"]], "layout": layout})
+    config = replace(config, layout=parse_layout(settings.layout, config.layout))
     names = ("steps", "guidance_scale", "foreground_guidance_scale", "blend", "blend_k")
     given = {name: getattr(settings, name) for name in names}
     return replace(config, **{name: value for name, value in given.items() if value is not None})
@@ -163,7 +168,7 @@ def check_request(model: str, scenes: Sequence[Scene], settings: GenerateSetting
         raise InputError("nothing to generate: the scene list is empty")
     for scene in scenes:
         _check_scene(scene)
-    _check_settings(settings)
+    check_settings(settings)
 
 
 def check_model(model: str) -> None:
@@ -196,7 +201,8 @@ def _check_scene(scene: Scene) -> None:
             raise InputError(f"no file {path}, of scene {name}")
 
 
-def _check_settings(settings: GenerateSettings) -> None:
+def check_settings(settings: GenerateSettings) -> None:
+    """Raises `InputError` for numbers and names that cannot be used."""
     for name in ("images", "steps", "height", "width", "micro_batch"):
         value = getattr(settings, name)
         if value is not None and value <= 0:
@@ -205,10 +211,9 @@ def _check_settings(settings: GenerateSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{_option(name)} {value:g} must not be negative")
-    for name in ("blend_k", "known_latent"):
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value <= 1:
-            raise InputError(f"{_option(name)} {value:g} must be between 0 and 1")
+    if settings.blend_k is not None and not 0 <= settings.blend_k <= 1:
+        raise InputError(f"--blend-k {settings.blend_k:g} must be between 0 and 1")
+    parse_layout(settings.layout, LayoutControl())
     for name, choices in (("dtype", DTYPES), ("device", DEVICES)):
         value = getattr(settings, name)
         if value not in choices:

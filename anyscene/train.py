@@ -28,6 +28,7 @@ from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.errors import ConfigError
+from anyscene.metrics.build import build_metric_set
 from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
 from anyscene.models.trained import trained_parameters
@@ -202,9 +203,9 @@ def build_callbacks(
     at_peak = images_at_peak(config)
     callbacks.append(Throughput(config.data.batch_size, config.log.every, at_peak))
     if config.data.val is not None:
-        judge = load_judge(config.metrics.judge)
+        metrics = build_metric_set(config.metrics, judge=load_judge(config.metrics.judge))
         tables = config.log.logger is Logger.wandb
-        callbacks.append(ValidationScenes(run / "samples", config.sample, judge, tables))
+        callbacks.append(ValidationScenes(run / "samples", config.sample, metrics, tables))
     if config.debug.overfit:
         folder = run / "samples"
         callbacks.append(LearntByHeart(folder, config.sample, config.debug.overfit))

@@ -21,8 +21,8 @@ from anyscene.compositing.compose import read_canvas
 from anyscene.errors import DamageError, InputError
 from anyscene.files import sha256_of
 from anyscene.generate import generate
+from anyscene.layout_settings import LayoutControl
 from anyscene.manifest import GenerationLine, read_generation_manifest, read_lines
-from anyscene.models.layout_control import LayoutControl
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.remake import remake
 from anyscene.scene_list import GenerateSettings, Scene, read_scene_list
@@ -30,6 +30,7 @@ from anyscene.scene_list import GenerateSettings, Scene, read_scene_list
 REPOSITORY = Path(__file__).resolve().parents[1]
 COCO = REPOSITORY.parent / "shared" / "data" / "coco_mini"
 SIZE = 64
+LAYOUT = ("attention=3", "residual_gate=0.5", "known_latent=1", "known_latent_end=0.4")
 PROMPTS = ("a red mug on a meadow", "warm light from the left", "cool light from the right")
 
 
@@ -95,8 +96,10 @@ def test_defaults_come_from_the_export_and_are_overridden(
     assert line["sha256"] == line["sha256_raw"]
     with pytest.raises(InputError, match="no Foreground Injection Module"):
         first_line(tiny_base_folder, guided)
-    line = first_line(tiny_base_folder, guided, known_latent=0.5, steps=2)
-    assert (line["method"], line["layout"]) == ("known_latent", {"known_latent": 0.5})
+    known = {"known_latent": 1.0, "known_latent_start": 0.0, "known_latent_end": 0.5}
+    words = ("known_latent=1", "known_latent_end=0.5")
+    line = first_line(tiny_base_folder, guided, layout=words, steps=2)
+    assert (line["method"], line["layout"]) == ("known_latent", known)
 
 
 def test_elements_are_composed(tiny_export: Path, canvas: Path, tmp_path: Path):
@@ -144,7 +147,7 @@ def test_made_again_bit_for_bit(tiny_export: Path, canvas: Path, tmp_path: Path)
     """All images, and one line alone that was made among others."""
     out = tmp_path / "out"
     scenes = [Scene("dog", PROMPTS, canvas), Scene("text", PROMPTS[:2])]
-    settings = GenerateSettings(micro_batch=2, known_latent=0.4, foreground_guidance_scale=1.5)
+    settings = GenerateSettings(micro_batch=2, layout=LAYOUT, foreground_guidance_scale=1.5)
     generate(str(tiny_export), scenes, settings, out)
     results = remake(out / "manifest.jsonl", tmp_path / "again")
     assert [result.equal for result in results] == [True] * 5
@@ -333,7 +336,7 @@ def test_known_latents_are_noised_as_the_scheduler_does(tmp_path: Path, schedule
             foreground,
             torch.ones(1, 1, SIZE, SIZE),
             num_inference_steps=100,
-            layout=LayoutControl(known_latent=known),
+            layout=LayoutControl(known_latent=known, known_latent_end=1.0),
             generator=torch.Generator().manual_seed(seed),
             callback_on_step_end=lambda _p, _i, _t, values: seen.append(values["latents"]) or {},
         )
@@ -361,7 +364,11 @@ def test_known_latents_are_noised_as_the_scheduler_does(tmp_path: Path, schedule
         (["MODEL", "--prompt", "x", "--steps", "0"], "--steps 0 must be greater than 0"),
         (["MODEL", "--prompt", "x", "--images", "-1"], "--images -1 must be greater than 0"),
         (["MODEL", "--prompt", "x", "--blend-k", "2"], "--blend-k 2 must be between 0 and 1"),
-        (["MODEL", "--prompt", "x", "--known-latent", "-1"], "--known-latent -1 must be between"),
+        (
+            ["MODEL", "--prompt", "x", "--layout", "attention=-1"],
+            "attention=-1 must be between 0 (off)",
+        ),
+        (["MODEL", "--prompt", "x", "--layout", "atention=1"], "did you mean 'attention'"),
         (["MODEL", "--prompt", "x", "--guidance-scale", "nan"], "--guidance-scale nan must not"),
         (["MODEL", "--prompt", "x", "--seed", "-1"], "seed=-1 of scene text must be at least 0"),
         (["MODEL", "--prompt", "x", "--micro-batch", "0"], "--micro-batch 0 must be greater"),

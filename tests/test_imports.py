@@ -107,6 +107,7 @@ LEVELS = {
     "anyscene.ranks": 0,
     "anyscene.quiet": 0,
     "anyscene.config_io": 0,
+    "anyscene.layout_settings": 0,
     "anyscene.config": 0,
     "anyscene.errors": 0,
     "anyscene.__init__": 0,

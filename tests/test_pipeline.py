@@ -11,8 +11,9 @@ from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, qu
 from anyscene.compositing.hint import make_hint
 from anyscene.config import Blend, Hint, SampleConfig
 from anyscene.errors import InputError
+from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import decode_latents
-from anyscene.models.layout_control import LayoutControl, keep_mask
+from anyscene.models.layout_control import keep_mask
 from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
@@ -113,7 +114,11 @@ def test_strength_of_the_fim(pipeline):
 def test_outside_the_mask_the_foreground_is_not_looked_at(pipeline):
     rgb, mask = foregrounds()
     other = torch.where(mask > 0, rgb, 1 - rgb)
-    options = {"num_inference_steps": 2, "output_type": "pt", "layout": LayoutControl(1.0)}
+    options = {
+        "num_inference_steps": 2,
+        "output_type": "pt",
+        "layout": LayoutControl(3, residual_gate=1, known_latent=1),
+    }
     first, second = (
         pipeline(PROMPTS, canvas, mask, generator=generators(), **options).raw_images
         for canvas in (rgb, other)
@@ -139,7 +144,7 @@ def test_known_latents_are_kept(share, kept_steps, scheduler, pipeline, base, mo
         return scale_model_input(sample, timestep)
 
     monkeypatch.setattr(pipeline.scheduler, "scale_model_input", note)
-    layout = LayoutControl(known_latent=share)
+    layout = LayoutControl(known_latent=float(share > 0), known_latent_end=share)
     options = {"num_inference_steps": 4, "latents": noise, "output_type": "pt"}
     image = pipeline(PROMPTS, rgb, mask, layout=layout, **options).images
     assert keep.any()

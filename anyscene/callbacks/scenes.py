@@ -13,8 +13,10 @@ from lightning import Callback, LightningModule, Trainer
 from anyscene.config import SampleConfig
 from anyscene.data.transforms import DeviceBatch
 from anyscene.files import replace_file, write_json
+from anyscene.metrics.catalogue import ScoreBatch
+from anyscene.metrics.elements import element_boxes
 from anyscene.metrics.judge import Judge
-from anyscene.metrics.suite import SceneMetrics
+from anyscene.metrics.metric_set import MetricSet
 from anyscene.module import SceneModule
 from anyscene.sampler import sample_options, sample_scenes
 from anyscene.visual import sample_grid
@@ -30,18 +32,19 @@ class ValidationScenes(Callback):
     """
 
     def __init__(
-        self, folder: Path, config: SampleConfig, judge: Judge | None, tables: bool = False
+        self, folder: Path, config: SampleConfig, metrics: MetricSet | None, tables: bool = False
     ) -> None:
         self.folder = folder
         self.tables = tables
         self.config = config
-        self.metrics = None if judge is None else SceneMetrics(judge)
+        self.metrics = metrics
         self.rows: list[GridRow] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.rows = []
         if self.metrics is not None:
-            self.metrics.to(pl_module.device).reset()
+            self.metrics.reset()
+            self.metrics.to(pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -67,7 +70,7 @@ class ValidationScenes(Callback):
             )
         raw, blended = torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
         if self.metrics is not None:
-            self.metrics.update(raw, blended, scene, batch["mask"], batch["truth"])
+            self.metrics.update(score_batch(batch, scene, raw, blended))
         columns = {
             "foreground": batch["hint"][:, :3],
             "mask": batch["mask"],
@@ -84,7 +87,8 @@ class ValidationScenes(Callback):
         assert isinstance(pl_module, SceneModule)
         folder = self.folder / f"step-{trainer.global_step:08d}"
         if self.metrics is not None:
-            results = self.metrics.compute()
+            results = self.metrics.figures()
+            self.metrics.release()
             pl_module.record({f"val/{name}": value for name, value in results.items()})
             if trainer.is_global_zero:
                 with warned_of_a_full_disk(folder):
@@ -131,6 +135,23 @@ def write_scenes(folder: Path, rows: list[GridRow]) -> None:
             np.savez_compressed(file, **arrays)
 
     replace_file(folder / "scenes.npz", write)
+
+
+def score_batch(
+    batch: DeviceBatch, scene: torch.Tensor, raw: torch.Tensor, blended: torch.Tensor
+) -> ScoreBatch:
+    """Generated images with what they are compared with: the scenes that they were cut out of."""
+    return ScoreBatch(
+        numbers=batch["counter"].tolist(),
+        image=blended,
+        raw=raw,
+        prompts=batch["prompt"],
+        real=scene,
+        foreground=scene,
+        alpha=batch["mask"],
+        boxes=element_boxes(batch["elements"]),
+        truths=batch["truth"],
+    )
 
 
 @contextmanager

@@ -17,6 +17,9 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--prompt", action="append", default=[], help="may be given several times")
     what.add_argument("--canvas", type=Path, help="RGBA file, alpha 255 on the foreground")
     what.add_argument("--element", action="append", default=[], metavar="FILE@X,Y,HEIGHT")
+    what.add_argument(
+        "--matting", metavar="MODEL", help="of rembg, or FILE.onnx: cuts photos out as elements"
+    )
     what.add_argument("--scenes", type=Path, help="a .jsonl or .yaml list of scenes instead")
     what.add_argument("--seed", type=int, default=0, help="of a prompt's first image")
     what.add_argument("--images", type=int, default=1, help="for each prompt")
@@ -31,7 +34,11 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     how.add_argument("--blend", choices=[choice.name for choice in Blend])
     how.add_argument("--blend-k", type=float, help="detail: 1 gives the foreground back")
     how.add_argument(
-        "--known-latent", type=float, default=0.0, metavar="SHARE", help="of the steps"
+        "--layout",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="layout control, such as attention=4 known_latent=1 known_latent_end=0.8; or off",
     )
     how.add_argument("--micro-batch", type=int, help="images a call; default: as asked, at most 8")
     how.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

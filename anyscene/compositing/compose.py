@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from anyscene.compositing.matting import Matting, cut_out
 from anyscene.errors import InputError
 
 ASPECT_TOLERANCE = 0.01
@@ -63,8 +64,11 @@ def compose(placements: Sequence[Placement], size: tuple[int, int]) -> Image.Ima
     return canvas
 
 
-def parse_element(text: str) -> Placement:
+def parse_element(text: str, matting: Matting | None = None) -> Placement:
     """The placement that `FILE@X,Y,HEIGHT` names, such as `dog.png@0.6,0.7,0.4`.
+
+    Files with alpha are used as they are. With `matting`, photos without it are cut out and
+    cropped to the element, so that HEIGHT is the element's.
 
     Raises InputError for another form, numbers that are none, a file that cannot be read, has no
     alpha channel or no visible pixel.
@@ -80,7 +84,7 @@ def parse_element(text: str) -> Placement:
             f"element {text!r} must be FILE@X,Y,HEIGHT with the centre and the height as fractions "
             "of the canvas, such as dog.png@0.6,0.7,0.4"
         )
-    placement = Placement(_read_rgba(Path(path)), x, y, height, name=path)
+    placement = Placement(_read_rgba(Path(path), matting), x, y, height, name=path)
     _check_height(placement)
     if placement.image.getchannel("A").getextrema()[1] == 0:
         raise InputError(f"{path} is transparent everywhere; its alpha must be 255 on the element")
@@ -119,21 +123,25 @@ def canvas_tensors(image: Image.Image) -> tuple[Tensor, Tensor]:
     return pixels[:3].contiguous(), pixels[3:].contiguous()
 
 
-def _read_rgba(path: Path) -> Image.Image:
-    """The file's upright RGBA image; InputError where there is none."""
+def _read_rgba(path: Path, matting: Matting | None = None) -> Image.Image:
+    """The file's upright RGBA image, cut out if need be; InputError where there is none."""
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file; give an RGBA image")
     try:
         with Image.open(path) as file:
-            if not file.has_transparency_data:
+            if file.has_transparency_data:
+                return ImageOps.exif_transpose(file).convert("RGBA")
+            if matting is None:
                 raise InputError(
                     f"{path} has no alpha channel ({file.mode}); cut the element out first and "
-                    "give an RGBA file, alpha 255 on the foreground and 0 around it"
+                    "give an RGBA file, alpha 255 on the foreground and 0 around it; for an "
+                    "--element, --matting isnet-general-use does that"
                 )
-            return ImageOps.exif_transpose(file).convert("RGBA")
+            photo = ImageOps.exif_transpose(file).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as an image: {reason}") from error
+    return cut_out(photo, matting, str(path))
 
 
 def _pixel_size(placement: Placement, canvas_height: int) -> tuple[int, int]:

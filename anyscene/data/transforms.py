@@ -48,9 +48,10 @@ that ends the stream."""
 
 
 class ShownBatch(TypedDict):
-    """What every step gets: B samples of one size, float32 on the device."""
+    """What every step gets: B samples of one size on the device, float32 unless said."""
 
     mask: Tensor  # B 1 H W in [0, 1], 1 = foreground
+    elements: Tensor  # B 1 H W uint8, element numbers 1..n, 0 = none
     hint: Tensor  # B 5 H W in [0, 1], see `make_hint`
     prompt: list[str]
     key: list[str]
@@ -224,6 +225,7 @@ def to_device_batch(
         hint = augmented_hint(rgb, mask, counter, augment, seed)
     shown: ShownBatch = {
         "mask": mask,
+        "elements": batch["elements_uint8"].to(device, non_blocking=True),
         "hint": hint,
         "prompt": batch["prompt"],
         "key": batch["key"],

@@ -1,10 +1,12 @@
-"""Confidence intervals of a mean over images."""
+"""Confidence intervals of figures of images, by resampling the images."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy import stats
+from torch import Tensor
 
 BATCH_NUMBERS = 4_000_000  # resampled numbers held at once
 
@@ -33,3 +35,22 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def draw_counts(images: int, resamples: int, seed: int) -> Tensor:
+    """How often each image is drawn in each of `resamples` draws of as many with replacement.
+
+    B N float64. A function of its arguments alone, so that two methods' draws can be paired.
+    """
+    random = np.random.default_rng(seed)
+    even = np.full(images, 1 / images)
+    return torch.from_numpy(random.multinomial(images, even, size=resamples).astype(np.float64))
+
+
+def percentile_interval(replicates: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of bootstrap replicates; NaN without any."""
+    if not len(replicates):
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low, high = np.quantile(replicates.cpu().numpy(), [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,74 +1,106 @@
-"""Frechet distance between two sets of features, and a metric for sets of a few hundred images."""
+"""Frechet distance between two sets of features, exact and fast for many and for few images."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-SIDES = ("generated", "real")
-
-
-def frechet_distance(
-    mean_first: Tensor, covariance_first: Tensor, mean_second: Tensor, covariance_second: Tensor
-) -> Tensor:
-    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians, float64, D and D D.
-
-    Heusel et al. 2017, equation 6. With S = L L^T the trace of the root is the nuclear norm of
-    L1^T L2. That needs neither a positive definite product nor an inverse, so it also holds for
-    covariances of fewer images than features; directions without variance are left out.
-    """
-    first, second = _root(covariance_first), _root(covariance_second)
-    overlap = torch.linalg.svdvals(first.T @ second).sum()
-    means = (mean_first - mean_second).square().sum()
-    return means + covariance_first.trace() + covariance_second.trace() - 2 * overlap
+WELL_CONDITIONED = 1e-8
+"""Least pivot, relative to the largest, with which eigenvalues of a product keep 1e-9."""
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """L, D R with R the rank, so that L L^T is the covariance."""
-    values, vectors = torch.linalg.eigh(covariance.double())
-    kept = values > values.amax() * len(values) * torch.finfo(torch.float64).eps
-    return vectors[:, kept] * values[kept].sqrt()
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean D and covariance of features in float64.
 
-
-class SmallSampleFid(Metric):
-    """Frechet distance between the features of generated and of real images: `fid_small`.
-
-    With a small network's features and few images it is biased upwards (the more, the fewer images)
-    and is comparable with nothing but itself at the same number of images: in particular with no
-    published FID. Sums are float64, so the result depends on no batch size and no split over ranks.
+    The covariance is given as D D, or by `rows` n D with covariance = rows^T rows: exact and
+    small where there are fewer images than features.
     """
 
-    full_state_update = False
+    mean: Tensor
+    covariance: Tensor | None = None
+    rows: Tensor | None = None
 
-    def __init__(self, feature_count: int) -> None:
-        super().__init__()
-        self.set_dtype(torch.float64)
-        for side in SIDES:
-            self.add_state(f"{side}_count", torch.zeros((), dtype=torch.float64), "sum")
-            self.add_state(f"{side}_sum", torch.zeros(feature_count, dtype=torch.float64), "sum")
-            outer = torch.zeros(feature_count, feature_count, dtype=torch.float64)
-            self.add_state(f"{side}_outer", outer, "sum")
+    @classmethod
+    def of_features(cls, features: Tensor) -> "Gaussian":
+        """Mean and unbiased covariance of features n D, n > 1."""
+        features = features.double()
+        mean = features.mean(dim=0)
+        rows = (features - mean) / (len(features) - 1) ** 0.5
+        if len(features) <= len(mean):
+            return cls(mean, rows=rows)
+        return cls(mean, covariance=rows.T @ rows)
 
-    def update(self, generated: Tensor, real: Tensor) -> None:
-        """Features B D of generated and of real images; their numbers may differ."""
-        for side, features in zip(SIDES, (generated, real), strict=True):
-            features = features.to(self.device, torch.float64)
-            self._add(f"{side}_count", torch.tensor(float(len(features))))
-            self._add(f"{side}_sum", features.sum(dim=0))
-            self._add(f"{side}_outer", features.T @ features)
-
-    def _add(self, name: str, value: Tensor) -> None:
-        setattr(self, name, getattr(self, name) + value)
-
-    def _moments(self, side: str) -> tuple[Tensor, Tensor]:
-        count, total, outer = (
-            getattr(self, f"{side}_{name}") for name in ("count", "sum", "outer")
-        )
+    @classmethod
+    def of_sums(cls, count: Tensor, total: Tensor, outer: Tensor) -> "Gaussian":
+        """From the number of images, the sum of their features D and of the outer products D D."""
         mean = total / count
-        return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
+        covariance = (outer - count * torch.outer(mean, mean)) / (count - 1)
+        return cls(mean, covariance=covariance)
 
-    def compute(self) -> Tensor:
-        """The distance; NaN with fewer than two images on a side."""
-        generated, real = self._moments("generated"), self._moments("real")
-        if not all(covariance.isfinite().all() for _, covariance in (generated, real)):
-            return torch.full((), torch.nan, dtype=torch.float64)
-        return frechet_distance(*generated, *real).clamp(min=0)  # not below by rounding
+    def to(self, device: torch.device | str) -> "Gaussian":
+        """The same on a device."""
+        parts = (self.mean, self.covariance, self.rows)
+        return Gaussian(*[None if part is None else part.to(device) for part in parts])
+
+    def variance(self) -> Tensor:
+        """The covariance's trace."""
+        if self.rows is not None:
+            return self.rows.square().sum()
+        assert self.covariance is not None
+        return self.covariance.trace()
+
+    def root(self) -> Tensor:
+        """A matrix D R whose product with its transpose is the covariance."""
+        if self.rows is not None:
+            return self.rows.T
+        factor = self.factor()
+        if factor is not None:
+            return factor
+        assert self.covariance is not None
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values.amax() * _rounding(values)
+        return vectors[:, kept] * values[kept].sqrt()
+
+    def factor(self) -> Tensor | None:
+        """The Cholesky factor, D D; None for a covariance that is singular within rounding."""
+        if self.covariance is None:
+            return None
+        factor, info = torch.linalg.cholesky_ex(self.covariance)
+        if info or _pivots(factor) < _rounding(factor):
+            return None
+        return factor
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> Tensor:
+    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Gaussians; Heusel et al. 2017, eq. 6.
+
+    With S = L L^T the trace of the root is the nuclear norm of L1^T L2, which needs neither a
+    positive definite product nor an inverse; L is made of the features themselves where they are
+    fewer than their numbers. Not below 0 by rounding.
+    """
+    means = (first.mean - second.mean).square().sum()
+    distance = means + first.variance() + second.variance() - 2 * _trace_of_root(first, second)
+    return distance.clamp(min=0)
+
+
+def _trace_of_root(first: Gaussian, second: Gaussian) -> Tensor:
+    one, other = first.factor(), second.factor()
+    if one is not None and other is not None:
+        if min(_pivots(one), _pivots(other)) > WELL_CONDITIONED:
+            # the same as below, squared: a symmetric eigenvalue problem is twice as fast
+            product = one.T @ other
+            return torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+        return torch.linalg.svdvals(one.T @ other).sum()
+    return torch.linalg.svdvals(first.root().T @ second.root()).sum()
+
+
+def _pivots(factor: Tensor) -> float:
+    """Least pivot of a Cholesky factor relative to the largest one."""
+    pivots = factor.diagonal().square()
+    return float(pivots.amin() / pivots.amax())
+
+
+def _rounding(values: Tensor) -> float:
+    """What rounding can make of a zero eigenvalue, relative to the largest one."""
+    return len(values) * torch.finfo(values.dtype).eps

@@ -1,26 +1,43 @@
 """The base of metrics that keep one value an image: means, bootstrap intervals, paired tests."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class PerImageMetric(Metric):
-    """Keeps named values of every image in float64; an image without a value counts as NaN.
+class GatheredMetric(Metric):
+    """A metric that a rank without any image can take part in: its list states are flat.
 
-    Means over the kept values do not depend on batch size or on the split over ranks. The state is
-    flat and the metric's type is float64 so that a rank without any image can still be gathered.
+    torchmetrics gathers an empty list as floats of `Metric.dtype`, which any `.to(device)` sets
+    back to float32, and gloo then aborts the process.
     """
 
     full_state_update = False
+    row_dtype: torch.dtype = torch.float64  # of the list states
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics', with empty lists of the right type."""
+        for name, default in self._defaults.items():
+            if isinstance(default, list) and not len(getattr(self, name)):
+                setattr(self, name, [torch.empty(0, dtype=self.row_dtype, device=self.device)])
+        super().sync(*args, **kwargs)
+
+
+class PerImageMetric(GatheredMetric):
+    """Keeps named values of every image in float64; an image without a value counts as NaN.
+
+    Means over the kept values do not depend on batch size or on the split over ranks.
+    """
+
     names: tuple[str, ...]  # the values of an image, in the order that `keep` takes them
     values: list[Tensor] | Tensor  # a tensor while it is gathered
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("values", default=[], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)
 
     def keep(self, *columns: Tensor) -> None:
         """Add a batch: one tensor of B values for each of `names`."""

@@ -23,8 +23,12 @@ CONFIG_NAME = "config.json"
 class Segmenter(Protocol):
     """Anything that finds the foreground of an image."""
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """Probability of foreground B 1 H W in [0, 1] of an image B 3 H W in [0, 1]."""
+    def __call__(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Probability of foreground B 1 H W in [0, 1] of an image B 3 H W in [0, 1].
+
+        `mask`, B 1 H W in [0, 1], is where elements were put: a prompt for segmenters that need
+        one, others do not look at it.
+        """
         ...
 
 
@@ -69,8 +73,11 @@ class SmallSegmenter(nn.Module):
             hidden = layer(torch.cat([F.interpolate(hidden, scale_factor=2.0), skip], dim=1))
         return self.head(hidden)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Probability of foreground B 1 H W in [0, 1] of an image B 3 H W in [0, 1]."""
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Probability of foreground B 1 H W in [0, 1] of an image B 3 H W in [0, 1].
+
+        It is not shown where elements were put: `mask` is for other kinds of `Segmenter`.
+        """
         return self.logits(image).sigmoid()
 
     def features(self, image: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from anyscene.metrics.boundary import BoundaryF
+from anyscene.metrics.fid import FrechetDistance
 from anyscene.metrics.fidelity import LayoutMetrics, MaskedPsnr
-from anyscene.metrics.frechet import SmallSampleFid
 from anyscene.metrics.judge import Judge
 from anyscene.metrics.per_image import PerImageMetric
 from anyscene.metrics.prompt import PromptAccuracy
+from anyscene.metrics.seam import SeamMetrics
 from anyscene.metrics.shadow import ShadowCorrelation
 from anyscene.metrics.truth import Truth, labels_of
 
@@ -22,9 +24,11 @@ class SceneMetrics(nn.Module):
 
     `psnr_in_mask`, `psnr_in_mask_blended` in dB: `MaskedPsnr`, before and after blending;
     `mask_iou`, `outside_share`, `growth`, `lost`: `LayoutMetrics` of the generated images;
+    `boundary_f`: `BoundaryF` of them; `seam`, `colour_shift`: `SeamMetrics` of the blended ones;
     `place_accuracy`, `direction_accuracy`, `tone_accuracy`, `light_accuracy`: `PromptAccuracy`;
     `shadow_correlation`, `shadow_factual`, `shadow_swapped`, `shadow_skipped`: `ShadowCorrelation`;
-    `fid_small`: `SmallSampleFid`; `images`: how many were seen.
+    `fid_small`: `FrechetDistance` of the judge's own features, comparable with nothing but itself
+    at the same number of images; `images`: how many were seen.
 
     Keep it out of a LightningModule's attributes (in a callback): it holds the judge's weights.
     """
@@ -35,9 +39,11 @@ class SceneMetrics(nn.Module):
         self.psnr = MaskedPsnr()
         self.psnr_blended = MaskedPsnr("psnr_in_mask_blended")
         self.layout = LayoutMetrics()
+        self.boundary = BoundaryF()
+        self.seam = SeamMetrics()
         self.prompt = PromptAccuracy()
         self.shadow = ShadowCorrelation()
-        self.fid = SmallSampleFid(judge.segmenter.feature_count)
+        self.fid = FrechetDistance(judge.segmenter.feature_count)
 
     @torch.no_grad()
     def update(
@@ -59,7 +65,10 @@ class SceneMetrics(nn.Module):
         with torch.autocast(generated.device.type, enabled=False):
             self.psnr.update(generated, scene, alpha)
             self.psnr_blended.update(blended, scene, alpha)
-            self.layout.update(segmenter(generated), alpha)
+            found = segmenter(generated, alpha)
+            self.layout.update(found, alpha)
+            self.boundary.update(found, alpha)
+            self.seam.update(blended, scene, alpha)
             self.prompt.update(self.judge.class_means(generated), asked)
             self.shadow.update(generated, alpha, truths)
             self.fid.update(segmenter.features(generated), segmenter.features(scene))
@@ -91,4 +100,5 @@ class SceneMetrics(nn.Module):
             metric.reset()
 
     def _per_image_metrics(self) -> tuple[PerImageMetric, ...]:
-        return self.psnr, self.psnr_blended, self.layout, self.prompt, self.shadow
+        placed = self.layout, self.boundary, self.seam
+        return self.psnr, self.psnr_blended, *placed, self.prompt, self.shadow

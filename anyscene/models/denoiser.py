@@ -9,6 +9,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from torch import Tensor
 
 from anyscene.diffusion.guidance import combine
+from anyscene.layout_settings import acts
+from anyscene.models.layout_control import LayoutPlan
 from anyscene.models.text import TextCondition, join_texts
 
 
@@ -25,12 +27,15 @@ class Conditions:
     rescale: float  # of the guided prediction to the spread of `full`'s, [0, 1]
     fim_scale: float
     fim_span: tuple[float, float]  # shares of the steps between which the FIM acts
+    layout: LayoutPlan | None = None
 
     def fim_scale_at(self, step: int, steps: int) -> float:
         """The factor of the FIM's residuals in a step, as diffusers' control guidance has it."""
-        start, end = self.fim_span
-        acts = step / steps >= start and (step + 1) / steps <= end
-        return self.fim_scale if acts else 0.0
+        return self.fim_scale if acts(self.fim_span, step, steps) else 0.0
+
+    def layout_acts(self, mechanism: str, step: int, steps: int) -> bool:
+        """Whether a mechanism of layout control is on in a step."""
+        return self.layout is not None and self.layout.acts(mechanism, step, steps)
 
 
 class Denoiser:
@@ -45,18 +50,30 @@ class Denoiser:
         self.unet = unet
         self.fim = fim
         self.conditions = conditions
+        self.gate = False  # the FIM's residuals by region, in the step that is being made
 
-    def __call__(self, latents: Tensor, timestep: Tensor, fim_scale: float) -> Tensor:
-        """The prediction for B c h w under both guidances. Unneeded passes are left out."""
+    def __call__(self, latents: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
+        """The prediction for B c h w under both guidances, in step 0, 1, ... of `steps`.
+
+        Unneeded passes are left out. The pass without foreground is without layout control, too.
+        """
         c = self.conditions
+        fim_scale = c.fim_scale_at(step, steps)
+        self.gate = c.layout_acts("residual_gate", step, steps)
+        self._bias(c.layout_acts("attention", step, steps))
         if c.s_text <= 1 and c.s_foreground == 1:
             return self._predict(latents, timestep, [c.full], fim_scale)[0]
         foreground, full = self._predict(latents, timestep, [c.empty, c.full], fim_scale)
         base = None
         if c.s_foreground != 1:
+            self._bias(False)
             base = self._predict(latents, timestep, [c.empty], None)[0]
         guided = combine(base, foreground, full, c.s_foreground, max(c.s_text, 1.0))
         return rescale_noise_cfg(guided, full, c.rescale) if c.rescale > 0 else guided
+
+    def _bias(self, on: bool) -> None:
+        if self.conditions.layout is not None:
+            self.conditions.layout.bias.active = on
 
     def _predict(
         self,
@@ -81,6 +98,8 @@ class Denoiser:
                 return_dict=False,
                 **arguments,
             )
+            if self.gate and c.layout is not None:
+                down, mid = [c.layout.gated(own) for own in down], c.layout.gated(mid)
             residuals = {
                 "down_block_additional_residuals": down,
                 "mid_block_additional_residual": mid,

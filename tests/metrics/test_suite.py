@@ -20,7 +20,7 @@ from anyscene.metrics.truth import Labels, encode_map
 
 SIZE = 32
 WITHOUT_TRUTH = {"psnr_in_mask", "psnr_in_mask_blended", "mask_iou", "outside_share", "growth"}
-WITHOUT_TRUTH |= {"lost", "fid_small", "images"}
+WITHOUT_TRUTH |= {"lost", "boundary_f", "seam", "colour_shift", "fid_small", "images"}
 WITH_TRUTH = {"place_accuracy", "direction_accuracy", "tone_accuracy", "light_accuracy"}
 WITH_TRUTH |= {"shadow_correlation", "shadow_factual", "shadow_swapped", "shadow_skipped"}
 LABELS = [Labels("beach", "left", "warm"), Labels("snow", "right", "cool")]
@@ -88,13 +88,16 @@ def test_results_are_means_of_the_images_and_reset_forgets() -> None:
     assert metrics.compute()["images"] == 2
 
 
-def test_blending_counts_in_its_own_figure_alone() -> None:
+def test_blending_counts_in_its_own_figures_alone() -> None:
     batch = scenes(4)
     metrics, blended = SceneMetrics(judge()), SceneMetrics(judge())
     metrics.update(**batch)
     blended.update(**{**batch, "blended": batch["scene"]})
-    expected = metrics.compute() | {"psnr_in_mask_blended": pytest.approx(100)}
-    assert blended.compute() == expected
+    before, after = metrics.compute(), blended.compute()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"psnr_in_mask_blended", "seam", "colour_shift"}
+    assert after["psnr_in_mask_blended"] == pytest.approx(100)
+    assert after["colour_shift"] == 0
 
 
 def test_real_scenes_are_perfect_where_no_judge_is_asked() -> None:

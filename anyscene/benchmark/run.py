@@ -1,0 +1,276 @@
+"""`anyscene benchmark run`: the images of one method on every scene, and their manifest.
+
+OUT/manifest.jsonl is a generation manifest as `anyscene generate` writes it, so that the study and
+every other reader takes it. A run divided over jobs writes `manifest-00000-of-00004.jsonl` each;
+the one that finishes last joins them. `run.json` says what the folder is of. All runs of a
+benchmark get the same scenes and seeds.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from anyscene.benchmark.methods import METHODS, NEEDS_CONTROLNET, NEEDS_TRUTH
+from anyscene.benchmark.methods.base import Method, MethodSettings, SceneJob, method_class
+from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
+from anyscene.errors import InputError, nearest
+from anyscene.export_record import read_export_record
+from anyscene.files import replace_file, write_json
+from anyscene.generate import (
+    MANIFEST_NAME,
+    image_size,
+    read_finished,
+    read_foreground,
+    write_canvas,
+    write_files,
+)
+from anyscene.image_jobs import Model, call_of, load_model, versions
+from anyscene.manifest import MANIFEST_VERSION, GenerationLine, append_line, identity
+from anyscene.scene_list import (
+    MAX_MICRO_BATCH,
+    GenerateSettings,
+    Scene,
+    check_model,
+    sampling,
+)
+
+RUN_NAME = "run.json"
+MACHINE = ("device", "threads", "versions", "model")
+"""Fields that may differ between the jobs of one run."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of a run's images this process makes: index, index + count, ..."""
+
+    index: int = 0
+    count: int = 1
+
+    def check(self) -> None:
+        """Raises `InputError` for an impossible share."""
+        if not 0 <= self.index < self.count:
+            raise InputError(
+                f"--shard-index {self.index} and --num-shards {self.count}: "
+                "the index must be from 0 to num-shards - 1"
+            )
+
+    @property
+    def manifest_name(self) -> str:
+        """The manifest that this process writes."""
+        if self.count == 1:
+            return MANIFEST_NAME
+        return f"manifest-{self.index:05d}-of-{self.count:05d}.jsonl"
+
+
+def check_run(
+    benchmark: Benchmark,
+    name: str,
+    model: str,
+    settings: GenerateSettings,
+    share: Share,
+    controlnet: Path | None,
+) -> None:
+    """Raises `InputError` for what can be known to fail without loading the model."""
+    if name not in METHODS:
+        raise InputError(f"--method {name} is none of {', '.join(METHODS)}{nearest(name, METHODS)}")
+    check_model(model)
+    share.check()
+    if name in NEEDS_CONTROLNET and controlnet is None:
+        raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
+    if settings.images < 1:
+        raise InputError(f"--images {settings.images} must be at least 1")
+    if settings.steps is None or settings.steps < 1:
+        raise InputError(f"--steps {settings.steps} must be at least 1")
+    if name in NEEDS_TRUTH:
+        unknown = [scene["scene_id"] for scene in benchmark.scenes if scene["truth"] is None]
+        if unknown:
+            raise InputError(
+                f"--method {name} needs scenes whose truth is known; {unknown[0]} has none"
+            )
+
+
+def run(
+    benchmark: Benchmark,
+    name: str,
+    model: str,
+    out: Path,
+    settings: GenerateSettings,
+    *,
+    share: Share = Share(),
+    controlnet: Path | None = None,
+    sam: Path | None = None,
+) -> list[GenerationLine]:
+    """Make what is not in `out` yet of one method's images; returns the lines of this share.
+
+    Args:
+        benchmark: the scenes.
+        name: of the method, in `METHODS`.
+        model: an export (of `anyscene`) or a base: its folder or hub id.
+        out: folder of images and manifest.
+        settings: `images` is the number of generation seeds a scene.
+        share: which part of the images.
+        controlnet: of `controlnet_canny`.
+        sam: of `inpaint_anything`, to find the masks itself.
+
+    Raises:
+        InputError: a model, method or setting that cannot be used.
+        DamageError: a manifest in `out` is damaged.
+    """
+    check_run(benchmark, name, model, settings, share, controlnet)
+    loaded = load_model(model, settings.dtype, settings.device)
+    config = sampling(settings, read_export_record(Path(model)))
+    method = method_class(name)(
+        loaded, MethodSettings(config, settings.negative_prompt, controlnet, sam)
+    )
+    plan = Planner(benchmark, name, loaded, method, settings, out)
+    claim(out, plan.record(sam))
+    lines = _make_missing(plan, share)
+    if share.count > 1:
+        join_manifests(out, share.count, plan.images())
+    return lines
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The images of a run, as far as their lines are known before they are made."""
+
+    benchmark: Benchmark
+    name: str
+    model: Model
+    method: Method
+    settings: GenerateSettings
+    out: Path
+
+    @property
+    def micro_batch(self) -> int:
+        """Images a network call, whatever the share: part of what an image is made with."""
+        return self.settings.micro_batch or MAX_MICRO_BATCH
+
+    def images(self) -> list[tuple[BenchmarkScene, int]]:
+        """Scene and seed of every image: scene after scene, its seeds rising."""
+        scenes, repeats = self.benchmark.scenes, range(self.settings.images)
+        return [(scene, n + len(scenes) * k) for n, scene in enumerate(scenes) for k in repeats]
+
+    def jobs(self, share: Share) -> Iterator[SceneJob]:
+        """The jobs of a share; their canvases are written on the way."""
+        for scene, seed in self.images()[share.index :: share.count]:
+            canvas = self.benchmark.folder / scene["canvas"]
+            own = Scene(scene["scene_id"], (scene["prompt"],), canvas)
+            size = image_size(self.model, own, self.settings)
+            foreground = read_foreground(own, size)
+            line = self._line(scene, seed, size)
+            line |= write_canvas(self.out, scene["scene_id"], foreground)
+            yield SceneJob(line, foreground, scene, self.benchmark.folder)
+
+    def record(self, sam: Path | None) -> dict[str, Any]:
+        """What `run.json` says: all images of a folder are of one such record."""
+        return {
+            "benchmark_sha256": self.benchmark.sha256,
+            "method": self.name,
+            "images": self.settings.images,
+            "sam": None if sam is None else str(sam),
+            **{key: value for key, value in self._common().items() if key not in MACHINE},
+        }
+
+    def _common(self) -> dict[str, Any]:
+        model, settings = self.model, self.settings
+        path = model.path
+        if Path(path).is_dir():
+            path = os.path.relpath(Path(path).resolve(), self.out.resolve())
+        return {
+            "negative_prompt": settings.negative_prompt,
+            "model": path,
+            "model_sha256": model.sha256,
+            "steps": settings.steps,
+            "scheduler": type(model.pipeline.scheduler).__name__,
+            "guidance_scale": float(settings.guidance_scale or 0),
+            "dtype": model.dtype,
+            "device": model.device_name(),
+            "threads": torch.get_num_threads(),
+            "micro_batch": self.micro_batch,
+            "versions": versions(),
+            **self.method.fields(),
+        }
+
+    def _line(self, scene: BenchmarkScene, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+        own = {
+            "version": MANIFEST_VERSION,
+            "scene_id": scene["scene_id"],
+            "prompt": scene["prompt"],
+            "seed": seed,
+            "method": self.name,
+            "height": size[0],
+            "width": size[1],
+        }
+        return own | self._common()
+
+
+def claim(out: Path, record: dict[str, Any]) -> None:
+    """Write `run.json`, or see that the folder is of the same run.
+
+    Raises:
+        InputError: the folder holds images of another one; what differs is named.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / RUN_NAME
+    record = json.loads(json.dumps(record))
+    if not path.is_file():
+        write_json(path, record)
+        return
+    held = json.loads(path.read_text())
+    for key in sorted(held.keys() | record.keys()):
+        if held.get(key) != record.get(key):
+            raise InputError(
+                f"{out} holds images of another run ({key} is {held.get(key)} there, "
+                f"{record.get(key)} asked for): choose another folder"
+            )
+
+
+def _make_missing(plan: Planner, share: Share) -> list[GenerationLine]:
+    """Make the images that are not there yet, by calls of one size; all lines, in order."""
+    manifest = plan.out / share.manifest_name
+    finished = read_finished(manifest)
+    asked: list[str] = []
+    waiting: dict[str, list[SceneJob]] = {}
+    total = len(plan.images()[share.index :: share.count])
+    with tqdm(total=total, unit="image", desc=plan.name, disable=None) as bar:
+
+        def finish(jobs: list[SceneJob]) -> None:
+            for job, files in zip(jobs, plan.method.make(jobs), strict=True):
+                line = write_files(plan.out, job.line, files)
+                append_line(manifest, line)
+                finished[identity(line)] = line
+            bar.update(len(jobs))
+
+        for job in plan.jobs(share):
+            asked.append(identity(job.line))
+            if asked[-1] in finished:
+                bar.update()
+                continue
+            call = call_of(job.line)
+            waiting.setdefault(call, []).append(job)
+            if len(waiting[call]) == plan.micro_batch:
+                finish(waiting.pop(call))
+        for jobs in waiting.values():
+            finish(jobs)
+    return [finished[key] for key in asked]
+
+
+def join_manifests(out: Path, count: int, images: Sequence[tuple[BenchmarkScene, int]]) -> bool:
+    """Write `manifest.jsonl` of the parts' once all images are there; whether that is so."""
+    made: dict[tuple[str, int], GenerationLine] = {}
+    for index in range(count):
+        for line in read_finished(out / Share(index, count).manifest_name).values():
+            made[line["scene_id"], line["seed"]] = line
+    order = [(scene["scene_id"], seed) for scene, seed in images]
+    if any(key not in made for key in order):
+        return False
+    text = "".join(json.dumps(made[key], ensure_ascii=False) + "\n" for key in order)
+    replace_file(out / MANIFEST_NAME, lambda part: part.write_text(text, encoding="utf-8"))
+    return True

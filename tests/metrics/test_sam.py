@@ -1,0 +1,123 @@
+"""SAM as a segmenter: its points, and a tiny random one through its real loading code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    SamConfig,
+    SamMaskDecoderConfig,
+    SamModel,
+    SamProcessor,
+    SamPromptEncoderConfig,
+    SamVisionConfig,
+)
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from anyscene.errors import InputError
+from anyscene.metrics.sam import POINTS, SamSegmenter, element_points
+
+
+def tiny_sam(folder: Path) -> Path:
+    """A random SAM for images of 64 px, as `save_pretrained` writes it."""
+    vision = SamVisionConfig(
+        hidden_size=16,
+        output_channels=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        window_size=4,
+        global_attn_indexes=[0],
+        num_pos_feats=8,
+        mlp_dim=16,
+        initializer_range=0.5,
+    )
+    prompt = SamPromptEncoderConfig(
+        hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4
+    )
+    decoder = SamMaskDecoderConfig(
+        hidden_size=16,
+        mlp_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        iou_head_hidden_dim=16,
+    )
+    config = SamConfig(
+        vision_config=vision,
+        prompt_encoder_config=prompt,
+        mask_decoder_config=decoder,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        SamModel(config).save_pretrained(folder)
+    sizes = {
+        "size": {"longest_edge": 64},
+        "mask_size": {"longest_edge": 16},
+        "pad_size": {"height": 64, "width": 64},
+        "mask_pad_size": {"height": 16, "width": 16},
+    }
+    SamProcessor(SamImageProcessorPil(**sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> SamSegmenter:
+    return SamSegmenter.from_pretrained(tiny_sam(tmp_path_factory.mktemp("sam")))
+
+
+def two_elements(height: int = 48, width: int = 64) -> torch.Tensor:
+    mask = torch.zeros(1, 1, height, width)
+    mask[..., 8:28, 6:26] = 1
+    mask[..., 30:40, 40:60] = 1
+    return mask
+
+
+def test_sam_answers_at_the_size_of_the_image(sam: SamSegmenter):
+    image = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+    mask = two_elements().repeat(2, 1, 1, 1)
+    found = sam(image, mask)
+    assert found.shape == (2, 1, 48, 64)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert found.std() > 0
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(sam(image[:1], mask[:1])[0], found[0])
+
+
+def test_sam_is_prompted_from_the_mask(sam: SamSegmenter):
+    image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+    mask = two_elements()
+    assert not torch.equal(sam(image, mask), sam(image, mask.flip(-1)))
+    assert (sam(image, torch.zeros_like(mask)) == 0).all()
+
+
+def test_union_of_the_elements_is_found(sam: SamSegmenter):
+    image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(1))
+    mask = two_elements()
+    first, second = mask.clone(), mask.clone()
+    first[..., 30:], second[..., :30, :30] = 0, 0
+    first[..., 30:, :] = 0
+    parts = [sam(image, (mask * side)) for side in (first, second)]
+    torch.testing.assert_close(sam(image, mask), torch.maximum(*parts), atol=1e-4, rtol=0)
+
+
+def test_points_lie_inside_their_own_part_and_apart():
+    mask = two_elements()[0, 0].bool().numpy()
+    mask[0, 0] = True  # a speck
+    points = element_points(mask)
+    assert [len(part) for part in points] == [POINTS, POINTS]
+    for part, (rows, columns) in zip(points, ((8, 28), (30, 40)), strict=True):
+        x, y = np.array(part).T
+        assert mask[y.astype(int), x.astype(int)].all()
+        assert rows <= y.min() <= y.max() < columns
+        distances = np.linalg.norm(np.array(part)[:, None] - np.array(part)[None], axis=-1)
+        assert distances[~np.eye(POINTS, dtype=bool)].min() >= 3
+    assert element_points(np.zeros((8, 8), dtype=bool)) == []
+
+
+def test_a_folder_without_a_sam_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match="could not be loaded"):
+        SamSegmenter.from_pretrained(tmp_path)
