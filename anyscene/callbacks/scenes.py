@@ -124,7 +124,7 @@ def write_picture(path: Path, columns: dict[str, torch.Tensor], prompts: list[st
 
 def write_scenes(folder: Path, rows: list[GridRow]) -> None:
     """The same as arrays: `prompt` B, and images B H W 3 or masks B H W as bytes."""
-    arrays = {"prompt": np.array([row[1] for row in rows])}
+    arrays: dict[str, Any] = {"prompt": np.array([row[1] for row in rows])}
     for name in rows[0][2]:
         images = torch.stack([row[2][name] for row in rows])  # B C H W
         pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
