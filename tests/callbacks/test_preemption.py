@@ -5,15 +5,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import distributed
 from training import assert_same_training_state, recorded_keys
 
 from anyscene import checkpoint
+from anyscene.callbacks.preemption import Preemption
 from anyscene.cli import main
 from anyscene.module import SceneModule
-from anyscene.preemption import stop_requested
+from anyscene.preemption import RunStopped, stop_requested
 
 
 @contextmanager
@@ -62,6 +66,38 @@ def test_a_stop_changes_nothing(place, step, stopped_at, whole, workspace, capsy
         assert stopped.figures(figure) == run.figures(figure), figure
 
 
+@pytest.fixture
+def ranks() -> Iterator[Any]:
+    """A process group of one rank that agrees as one of many does."""
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield distributed.new_group(backend="gloo")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("asked_in", "stopped_at"), [(0, 0), (1, 2), (3, 4)])
+def test_ranks_agree_while_they_compute(ranks, asked_in, stopped_at, monkeypatch):
+    """Asked before the first step a run stops at once; asked in step n it has done one more."""
+    saved = SimpleNamespace(save_last=lambda _: None)
+    callback = Preemption(saved, timedelta(seconds=10))
+    callback.group = ranks
+    trainer = SimpleNamespace(global_step=0)
+    asked = asked_in == 0
+    monkeypatch.setattr("anyscene.callbacks.preemption.stop_requested", lambda: asked)
+
+    def train() -> None:
+        nonlocal asked
+        for step in range(1, 9):
+            callback.on_train_batch_start(trainer, None)
+            callback.on_train_batch_start(trainer, None)  # a second micro-batch asks nothing
+            asked = asked or step == asked_in
+            trainer.global_step = step
+
+    with pytest.raises(RunStopped) as stop:
+        train()
+    assert stop.value.step == stopped_at
+
+
 def test_a_validation_that_was_lost_at_a_checkpoint_is_done_again(whole, workspace):
     """Killed in the validation at a step that was saved, with some of its figures written."""
     options = (workspace.judge, "train.validate_every=3")
@@ -75,7 +111,8 @@ def test_a_validation_that_was_lost_at_a_checkpoint_is_done_again(whole, workspa
     workspace.train("killed-in-validation", *options)
     names = {row.split(",")[1] for row in rows} - {"name"}
     assert len(names) > 10
-    for name in names - {"train/images_per_second", "train/data_wait_seconds"}:
+    measured = {"images_per_second", "data_wait_seconds", "memory_gib"}
+    for name in names - {f"train/{figure}" for figure in measured}:
         assert killed.figures(name) == undisturbed.figures(name), name
     for step in (3, 6):
         assert (killed.folder / f"samples/step-0000000{step}/grid.png").exists()
