@@ -255,9 +255,9 @@ class SceneModule(LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
         return {f"trained.{name}": value for name, value in trained_state(self.trained).items()}
 
-    def load_state_dict(self, state_dict: Any, *_args: Any, **_kwargs: Any) -> None:
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:  # noqa: ARG002
         own = {name.removeprefix("trained."): value for name, value in state_dict.items()}
-        load_named(self.trained, trained_names(self.trained), own)
+        return load_named(self.trained, trained_names(self.trained), own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["base_sha256"] = self.base_sha256

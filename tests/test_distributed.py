@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,3 +130,27 @@ def test_two_processes_learn_the_same_over_200_steps(workspace):
     losses, others = single.figures("train/loss"), pair.run.figures("train/loss")
     assert len(losses) == 200
     assert others == pytest.approx(losses, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_not_finite_stops_both_with_its_keys(workspace):
+    options = ("train.devices=2", "train.checkpoint_every=2", "data.val=null")
+    done = subprocess.run(
+        [sys.executable, "-m", "broken_rank", *workspace.command("broken", *options)],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if "is not finite" in line]
+    assert lines
+    assert set(lines) == {lines[0]}  # both ranks say the same
+    assert re.match(
+        r"anyscene: step 3 is not finite: losses [\d.]+, nan, gradient norm nan", lines[0]
+    )
+    named = lines[0].partition("samples ")[2].partition(";")[0].split(", ")
+    assert len(named) == 2  # of the four samples, those of rank 1
+    (checkpoint,) = workspace.run("broken").folder.glob("checkpoints/*.ckpt")
+    assert checkpoint.name == "step-00000002.ckpt"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from anyscene.models.trained import load_named, select, trained_names, trained_parameters
 from anyscene.module import SceneModule
@@ -74,7 +74,7 @@ class MovingAverage(Callback):
     def update(self) -> None:
         """One step of the recursion; the first one copies."""
         n = self.updates
-        averaged = [one for one, _ in self.pairs]
+        averaged: list[Tensor] = [one for one, _ in self.pairs]
         current = [now.detach().to(one.device) for one, now in self.pairs]
         if n == 0:
             torch._foreach_copy_(averaged, current)

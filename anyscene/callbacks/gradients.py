@@ -58,8 +58,7 @@ class Gradients(Callback):
     ) -> None:
         assert isinstance(pl_module, SceneModule)
         parameters = [p for p in trained_parameters(pl_module.trained) if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.norm = whole(norm)
+        self.norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not self.is_sound(trainer):
             self.stop(trainer)
         clip_grads_with_norm_(parameters, self.clip_norm, self.norm)
@@ -92,12 +91,6 @@ class Gradients(Callback):
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         return scale / trainer.accumulate_grad_batches
-
-
-def whole(norm: Tensor) -> Tensor:
-    """A norm as a plain tensor; one of sharded weights is put together on all ranks."""
-    full_tensor: Any = getattr(norm, "full_tensor", None)
-    return norm if full_tensor is None else full_tensor()
 
 
 def gathered(trainer: Trainer, value: Any) -> list[Any]:

@@ -25,7 +25,7 @@ def select(state: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name in names}
 
 
-def load_named(network: nn.Module, names: set[str], state: dict[str, Any]) -> None:
+def load_named(network: nn.Module, names: set[str], state: dict[str, Any]) -> Any:
     """Load the weights `names` of a network. Raises `RuntimeError` where `state` has others."""
     if names != state.keys():
         missing, unknown = sorted(names - state.keys()), sorted(state.keys() - names)
@@ -33,4 +33,4 @@ def load_named(network: nn.Module, names: set[str], state: dict[str, Any]) -> No
             f"Missing keys: {len(missing)}, unknown keys: {len(unknown)} of trained weights, such "
             f"as {', '.join([*missing, *unknown][:3])}"
         )
-    network.load_state_dict(state, strict=False)
+    return network.load_state_dict(state, strict=False)
