@@ -13,7 +13,7 @@ from anyscene.commands.metrics import add_metrics
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.study import add_study
 from anyscene.commands.train import add_demo, add_export, add_report, add_track, add_train
-from anyscene.errors import AnySceneError, DamageError
+from anyscene.errors import AnySceneError, DamageError, RunFailedError
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnySceneError as error:
         print(f"anyscene: {error}", file=sys.stderr)
         return 2
-    except DamageError as error:
+    except (DamageError, RunFailedError) as error:
         print(f"anyscene: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -44,6 +44,22 @@ class Precision(Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Optimizer(Enum):
+    """What takes the steps."""
+
+    adamw = "adamw"
+    adamw8bit = "adamw8bit"
+
+
+class Attention(Enum):
+    """Which kernels compute attention, see `models.attention`."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    xformers = "xformers"
 
 
 class Logger(Enum):
@@ -92,6 +108,9 @@ class FimConfig:
     as it takes."""
     fit_embedder_steps: int = 0
     """Steps in which the embedder alone learns the foreground's latent before training. 0: off."""
+    transformer_layers: list[int] | None = None
+    """A smaller FIM: transformer layers a block of each level of the UNet, from the highest
+    resolution, at most the base's, such as [0, 0, 1] for SDXL's [0, 2, 10]. null: the base's."""
 
 
 @dataclass
@@ -138,7 +157,7 @@ class DataConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the denoising loss."""
+    """Weights of the denoising loss, and its noise."""
 
     weighting: Weighting = Weighting.min_snr
     """Weight over timesteps."""
@@ -152,6 +171,9 @@ class LossConfig:
     """Relative weight of everything else. >= 0."""
     boundary_width: float = 0.06
     """Width of the boundary band as a share of the image's short side. (0, 1)."""
+    offset_noise: float = 0.0
+    """Strength of noise that is the same all over a channel (Guttenberg 2023), which lets the base
+    learn very dark and bright images; about 0.1. 0: off. >= 0."""
 
 
 @dataclass
@@ -161,9 +183,17 @@ class TrainConfig:
     steps: int = REQUIRED
     """Optimizer steps in all. > 0."""
     trainable: Trainable = Trainable.fim
-    """`fim`: the base stays frozen. `unet`: the base's UNet itself, with `injection=none`."""
+    """`fim`: the base stays frozen. `unet`: the base's UNet itself, with `injection=none`, or
+    beside a trained and now frozen FIM, `fim.init`."""
+    lora_rank: int = 0
+    """Train low-rank adapters (LoRA) of the attention in `trainable`, in place of its weights. Of a
+    FIM the new layers, embedder and output convolutions, are trained too. 0: off."""
     injection: Injection = Injection.fim
     """`none` trains the base without a foreground, as text-to-image."""
+    zero_terminal_snr: bool = False
+    """Rescale the base's noise schedule to end in pure noise (Lin et al. 2024), and write that into
+    an export. Only for `trainable=unet` on a base that predicts v or the sample; a base that was
+    made so has it anyway."""
     learning_rate: float = 1e-5
     """Peak learning rate of AdamW. > 0."""
     warmup_steps: int = 500
@@ -176,20 +206,29 @@ class TrainConfig:
     """AdamW's decoupled weight decay. >= 0."""
     clip_norm: float = 1.0
     """Largest norm of the gradient. > 0."""
+    optimizer: Optimizer = Optimizer.adamw
+    """`adamw8bit` keeps its averages in 8 bits (bitsandbytes, CUDA): a quarter of the memory."""
     accumulate: int = 1
     """Micro-batches an optimizer step. Divides `data.batch_size`."""
     ema_decay: float = 0.9999
     """Decay of the moving average of what is trained; it warms up by itself. 0: off. [0, 1)."""
+    ema_on_cpu: bool = False
+    """Keep the moving average in the CPU's memory, and on the device in validations alone."""
     prompt_dropout: float = 0.1
     """Share of prompts replaced by the empty prompt, for guidance. [0, 1]."""
+    foreground_dropout: float = 0.0
+    """Share of samples whose FIM is shown the empty hint, without a foreground. [0, 1]."""
     precision: Precision = Precision.fp32
-    """`bf16` needs a GPU that has it."""
+    """`bf16` and `fp16` (CUDA alone) compute in 16 bits and store what is frozen so; what is
+    trained stays in float32, and the first stage where its folder says that it overflows."""
+    attention: Attention = Attention.auto
+    """`auto`: xformers on a GPU where it is installed and works, otherwise torch's own (`sdpa`)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     channels_last: bool = False
     """Memory format of convolutions; faster on recent GPUs."""
     compile: bool = False
-    """`torch.compile` of the UNet and the FIM, in place."""
+    """`torch.compile` of the blocks of UNet and FIM, in place: no name changes."""
     devices: int = 1
     """Processes a node: GPUs, or CPU processes where there is no GPU."""
     nodes: int = 1
@@ -224,8 +263,9 @@ class SampleConfig:
     layout: LayoutControl = field(default_factory=LayoutControl)
     blend: Blend = Blend.detail
     """Blending of the elements into the scene, after sampling."""
-    blend_k: float = 1.0
-    """`detail`: share of the foreground's own low frequencies. 1: the foreground itself. [0, 1]."""
+    blend_k: float = 0.25
+    """`detail`: share of the foreground's own light. 1: the foreground itself; the default is what
+    the figures in docs/blending.md chose. [0, 1]."""
     micro_batch: int = 8
     """Fixed batch of the sampler, the last one padded: an image depends on its seed alone. > 0."""
     grid_scenes: int = 8
@@ -323,7 +363,8 @@ class DebugConfig:
     """Tools for finding out why a run does not learn."""
 
     overfit: int = 0
-    """Train on the first n samples only (1 or 4), to see them learnt by heart. 0: off."""
+    """Train on the first n samples only (1 or 4), to see them learnt by heart: the last checkpoint
+    leaves `samples/step-XXXXXXXX/overfit.png`. 0: off."""
 
 
 @dataclass

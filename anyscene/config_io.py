@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from anyscene.config import Config, Hint, Injection, Logger, Precision, Trainable
+from anyscene.config import (
+    Config,
+    Hint,
+    Injection,
+    Logger,
+    Optimizer,
+    Precision,
+    Trainable,
+)
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
@@ -55,11 +63,13 @@ NOT_NEGATIVE = (
     "data.tint",
     "train.warmup_steps",
     "train.seed",
+    "train.lora_rank",
     "train.weight_decay",
     "fim.fit_embedder_steps",
     "loss.inside",
     "loss.boundary",
     "loss.rest",
+    "loss.offset_noise",
     "sample.guidance_scale",
     "sample.foreground_guidance_scale",
     "sample.seed",
@@ -71,6 +81,7 @@ AT_MOST = {  # and not negative
     "data.mask_jitter": 2,
     "data.flip": 1,
     "train.prompt_dropout": 1,
+    "train.foreground_dropout": 1,
     "train.final_learning_rate_share": 1,
     "sample.blend_k": 1,
 }
@@ -258,7 +269,8 @@ def check_config(config: Config) -> None:
             f"fim.fit_embedder_steps={config.fim.fit_embedder_steps} cannot go with {key} "
             f"({reason}); use fim.fit_embedder_steps=0"
         )
-    if train.precision is Precision.bf16 and train.deterministic:
+    _check_training(config)
+    if train.precision is not Precision.fp32 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     gpus = config.cluster.gpus
     if gpus and gpus < train.devices:
@@ -272,6 +284,32 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"debug.overfit={config.debug.overfit} cannot go with data.mix: it trains on samples "
             "of data.train alone; use data.mix={}"
+        )
+
+
+def _check_training(config: Config) -> None:
+    """What of `trainable`, `injection`, LoRA and schedule goes together."""
+    train, fim = config.train, config.fim
+    if train.trainable is Trainable.unet and train.injection is Injection.fim and not fim.init:
+        raise ConfigError(
+            "train.trainable=unet beside train.injection=fim needs a trained FIM, fim.init, for a "
+            "new one would stay as it is and do nothing; use train.injection=none to train the "
+            "base alone"
+        )
+    if train.zero_terminal_snr and train.trainable is Trainable.fim:
+        raise ConfigError(
+            "train.zero_terminal_snr=true cannot go with train.trainable=fim: the frozen base has "
+            "never seen pure noise; use train.trainable=unet (with train.lora_rank for adapters)"
+        )
+    if train.foreground_dropout and train.injection is Injection.none:
+        raise ConfigError(
+            f"train.foreground_dropout={train.foreground_dropout} has no foreground to drop with "
+            "train.injection=none; use 0"
+        )
+    if fim.init and fim.transformer_layers is not None:
+        raise ConfigError(
+            f"fim.transformer_layers={fim.transformer_layers} cannot go with "
+            f"fim.init={fim.init!r}, which has its own; leave it out"
         )
 
 
@@ -345,9 +383,25 @@ def check_paths(config: Config) -> None:
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).is_file():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")
-    package = config.log.logger.name
-    if config.log.logger is not Logger.none and find_spec(package) is None:
-        raise ConfigError(
-            f"log.logger={package} needs the package {package}: pip install {package}, or use "
-            "log.logger=none"
-        )
+    _check_packages(config)
+
+
+def _check_packages(config: Config) -> None:
+    logger, train = config.log.logger, config.train
+    wanted = [
+        ("log.logger", logger.name, logger.name, "none", logger is not Logger.none),
+        ("train.lora_rank", train.lora_rank, "peft", "0", train.lora_rank > 0),
+        (
+            "train.optimizer",
+            train.optimizer.name,
+            "bitsandbytes",
+            "adamw",
+            train.optimizer is Optimizer.adamw8bit,
+        ),
+    ]
+    for key, value, package, instead, needed in wanted:
+        if needed and find_spec(package) is None:
+            raise ConfigError(
+                f"{key}={value} needs the package {package}: pip install {package}, or use "
+                f"{key}={instead}"
+            )

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Hint, Injection, Precision, Trainable
+from anyscene.config import Config, Hint, Injection, Optimizer, Trainable
 from anyscene.data.sources import read_manifest
-from anyscene.models.base import Base
+from anyscene.models.base import Base, store_frozen
 from anyscene.models.injection import (
     CANNY_CHANNELS,
     build_fim,
@@ -31,7 +31,10 @@ from anyscene.models.injection import (
     hint_kind,
 )
 from anyscene.models.loading import fake_base
+from anyscene.models.lora import add_lora
 from anyscene.models.text import micro_condition
+from anyscene.models.trained import trained_parameters
+from anyscene.precision import COMPUTED_IN
 
 GIB = 2**30
 H100_FLOP_PER_SECOND = 989e12
@@ -78,14 +81,14 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         side = base.native_size()
         step = Step(base, fim, config, size or (side, side), max(1, samples))
         memory = LiveBytes()
-        frozen, trained = memory.add_all(step.frozen), memory.add_all([step.trained])
+        frozen, trained = memory.add_all(step.frozen), memory.add_all(step.trained)
         with memory:
             step.run()  # gradients and the optimizer's state come into being
             settled = memory.now
             memory.peak = 0
             step.run()
         flop = step.flop()
-    average = trained if train.ema_decay > 0 else 0
+    average = trained if train.ema_decay > 0 and not train.ema_on_cpu else 0
     return StepCost(
         micro_batch=step.samples,
         size=step.size,
@@ -106,8 +109,7 @@ def images_at_peak(config: Config) -> float | None:
     """
     if not torch.cuda.is_available():
         return None
-    half = config.train.precision is Precision.bf16
-    rate = get_available_flops(torch.device("cuda"), torch.bfloat16 if half else torch.float32)
+    rate = get_available_flops(torch.device("cuda"), COMPUTED_IN[config.train.precision])
     if rate is None:
         return None
     flop = mean_flop(config, read_manifest(config.data.train).buckets)
@@ -163,27 +165,39 @@ class Step:
         samples: int,
     ) -> None:
         self.base, self.fim, self.size, self.samples = base, fim, size, samples
-        self.half = config.train.precision is Precision.bf16
-        self.trained: nn.Module = base.unet
-        if config.train.trainable is Trainable.fim and fim is not None:
-            self.trained = fim
-        self.trained.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.trained.parameters(), fused=True)
+        train = config.train
+        self.dtype = COMPUTED_IN[train.precision]
         self.networks = [network for network in (base.unet, fim) if network is not None]
+        on_fim = train.trainable is Trainable.fim and fim is not None
+        trained: Any = fim if on_fim else base.unet
         for network in self.networks:
-            network.train()
-            if config.train.gradient_checkpointing:
+            network.train().requires_grad_(network is trained)
+            if train.gradient_checkpointing:
                 network.enable_gradient_checkpointing()
+        if train.lora_rank:
+            add_lora(trained, train.lora_rank, 0)
+        self.trained = trained_parameters(trained)
+        base.store_frozen(self.dtype)
+        if fim is not None:
+            store_frozen(fim, self.dtype)
+        eight_bit = train.optimizer is Optimizer.adamw8bit
+        adamw = torch.optim.AdamW(self.trained, fused=True)
+        self.optimizer = EightBitAdamW(self.trained) if eight_bit else adamw
 
     @property
-    def frozen(self) -> list[nn.Module]:
+    def frozen(self) -> list[Tensor]:
         """Everything without gradients."""
-        parts = [*self.base.children(), self.fim]
-        return [part for part in parts if part is not None and part is not self.trained]
+        parts = [part for part in (self.base, self.fim) if part is not None]
+        values = [v for part in parts for v in (*part.parameters(), *part.buffers())]
+        return [value for value in values if not value.requires_grad]
+
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of mixed precision. On fake tensors fp16 costs what bf16 does."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype is not torch.float32)
 
     def run(self) -> None:
         """One step in Lightning's order: a step's gradients live until the next backward pass."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with self.autocast():
             with torch.no_grad():
                 latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
                 text = self.text()
@@ -224,11 +238,31 @@ class Step:
         """
         for network in self.networks:
             network.disable_gradient_checkpointing()
-        latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
-        text = self.text()
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self.predict(latents, text).sum().backward()
+        with self.autocast():
+            latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
+            text = self.text()
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                self.predict(latents, text).sum().backward()
         return counter.get_total_flops()
+
+
+class EightBitAdamW:
+    """The memory of bitsandbytes' AdamW: for each weight of a tensor of 4096 or more two bytes, and
+    two float32 scales a block of 256; eight bytes in smaller tensors (Dettmers et al. 2022)."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.state: list[Tensor] = []
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        for parameter in [] if self.state else self.parameters:
+            weights = parameter.numel()
+            size = 2 * weights + 8 * -(-weights // 256) if weights >= 4096 else 8 * weights
+            self.state.append(torch.empty(size, dtype=torch.uint8))
 
 
 class LiveBytes(TorchDispatchMode):
@@ -254,12 +288,11 @@ class LiveBytes(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-    def add_all(self, modules: list[nn.Module]) -> int:
-        """Count the weights of modules; returns their bytes."""
+    def add_all(self, tensors: list[Any]) -> int:
+        """Count tensors; returns their bytes."""
         before = self.now
-        for module in modules:
-            for value in [*module.parameters(), *module.buffers()]:
-                self.add(value)
+        for tensor in tensors:
+            self.add(tensor)
         return self.now - before
 
     def __torch_dispatch__(

@@ -20,6 +20,10 @@ class DamageError(Exception):
     """Data that was read but is damaged; commands that meet it end with exit code 1."""
 
 
+class RunFailedError(Exception):
+    """A run that cannot go on as it is; the command ends with exit code 1."""
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the candidate nearest to `word`, or an empty string."""
     match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

@@ -83,7 +83,7 @@ class Bench:
         }
         unwanted = {"psnr_in_mask_blended"}
         if images is scenes.scene:  # compared with itself
-            unwanted.add("psnr_in_mask")
+            unwanted |= {"psnr_in_mask", "colour_shift"}
         return {
             "name": name,
             "figures": {k: v for k, v in figures.items() if k not in unwanted},

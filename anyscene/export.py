@@ -20,7 +20,7 @@ from torch import nn
 
 from anyscene.checkpoint import check_checkpoint, last_good_checkpoint, read_checkpoint
 from anyscene.compositing.hint import HINT_VERSION
-from anyscene.config import Config
+from anyscene.config import Config, Trainable
 from anyscene.config_io import read_config
 from anyscene.data.sample import MANIFEST_NAME
 from anyscene.errors import InputError
@@ -35,9 +35,12 @@ from anyscene.files import sha256_of, write_json
 from anyscene.model_card import model_card
 from anyscene.models.base import vae_factor
 from anyscene.models.injection import hint_kind
+from anyscene.models.lora import lora_weights, merge_lora
+from anyscene.models.trained import load_named, trained_names
 from anyscene.module import SceneModule
 
 AVERAGE = "MovingAverage"  # the EMA callback's key in a checkpoint
+LORA_FOLDER = "lora"  # of an export: the UNet's adapters alone, in diffusers' format
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,20 @@ def export(
     """
     check_export(run, out, checkpoint, overwrite=overwrite)
     trained = load_trained(run, checkpoint)
-    if not with_base and trained.module.injection is None:
-        raise InputError(f"{run} trained the base's UNet: there is no FIM for --no-base")
+    if not with_base and trained.config.train.trainable is Trainable.unet:
+        raise InputError(f"{run} trained the base's UNet, no FIM alone: leave --no-base out")
+    adapters = None
+    if trained.config.train.lora_rank:
+        adapters = lora_weights(trained.module.trained)
+        merge_lora(trained.module.trained)
     if half:
         _round_to_half(trained.module, with_base)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         _save_weights(trained.module, part, with_base)
+        if adapters is not None and trained.config.train.trainable is Trainable.unet:
+            _save_adapters(trained.module, adapters, part / LORA_FOLDER)
         record = export_record(trained, run, out, with_base)
         write_json(part / EXPORT_NAME, record)
         (part / "README.md").write_text(model_card(record, with_base=with_base, half=half))
@@ -106,7 +115,7 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
             f"{path} was trained on a base with sha256 {state['base_sha256'][:16]}..., but "
             f"{config.base.path} has {module.base_sha256[:16]}...: restore the base it began with"
         )
-    module.trained.load_state_dict(_weights(state), strict=True)
+    load_named(module.trained, trained_names(module.trained), _weights(state))
     module.requires_grad_(False).eval()
     recorded = state.get("fixed", {}).get("sha256 of data.train's manifest")
     return Trained(
@@ -159,6 +168,8 @@ def export_record(trained: Trained, run: Path, out: Path, with_base: bool) -> di
             "sha256": base.sha256() if with_base else trained.module.base_sha256,
             "licence": base_licence(config.base.path, config.base.revision),
         },
+        "is_xl": base.is_xl,
+        "lora_rank": config.train.lora_rank,
         "prediction_type": base.scheduler.config["prediction_type"],
         "vae_factor": vae_factor(base.vae),
         "image_size": unet.config.sample_size * vae_factor(base.vae),
@@ -196,6 +207,12 @@ def _save_weights(module: SceneModule, folder: Path, with_base: bool) -> None:
         stock_pipeline(parts).save_pretrained(folder)
     for path in folder.glob("*/config.json"):
         _forget_origin(path)
+
+
+def _save_adapters(module: SceneModule, adapters: dict[str, torch.Tensor], folder: Path) -> None:
+    """What `load_lora_weights` of a stock pipeline takes, for the base as it was."""
+    kind: Any = StableDiffusionXLPipeline if module.base.is_xl else StableDiffusionPipeline
+    kind.save_lora_weights(folder, unet_lora_layers=adapters)
 
 
 def stock_pipeline(parts: dict[str, Any]) -> DiffusionPipeline:

@@ -19,15 +19,15 @@ scene.save("scene.png")
 """
 
 LOAD_WHOLE = """\
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import {stock}
 
-pipeline = StableDiffusionControlNetPipeline.from_pretrained("FOLDER")"""
+pipeline = {stock}.from_pretrained("FOLDER")"""
 
 LOAD_FIM = """\
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, {stock}
 
 fim = ControlNetModel.from_pretrained("FOLDER/controlnet")
-pipeline = StableDiffusionControlNetPipeline.from_pretrained("{base}", controlnet=fim)"""
+pipeline = {stock}.from_pretrained("{base}", controlnet=fim)"""
 
 OWN_FIM = """\
 import torch
@@ -45,9 +45,9 @@ scene.save("scene.png")
 
 STOCK_UNET = """\
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import {stock}
 
-pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")
+pipeline = {stock}.from_pretrained("FOLDER")
 scene = pipeline(
     "a red mug on a meadow", num_inference_steps={steps}, guidance_scale={guidance},
     generator=torch.Generator().manual_seed(0),
@@ -129,7 +129,8 @@ def _usage(record: dict[str, Any], with_base: bool) -> str:
         "blend": sample["blend"],
     }
     if record["hint"] is None:
-        return f"## Use\n```python\n{STOCK_UNET.format(**values)}```\n"
+        stock = STOCK_UNET.format(**values, stock=stock_class(record))
+        return f"## Use\n```python\n{stock}```\n{_adapters(record)}"
     own = f"With blending, from this software:\n```python\n{OWN_FIM.format(**values)}```\n"
     if record["hint"] == "latent":
         note = "Its hint is the foreground's latent: stock pipelines cannot make it.\n"
@@ -142,10 +143,26 @@ def _usage(record: dict[str, Any], with_base: bool) -> str:
         return f"## Use\n{note}{own}"
     base = record["base"]["path"]
     beside = f"FOLDER/{base}" if base.startswith(".") else base  # a local folder, or a hub id
-    load = LOAD_WHOLE if with_base else LOAD_FIM.format(base=beside)
+    load = (LOAD_WHOLE if with_base else LOAD_FIM).format(base=beside, stock=stock_class(record))
     stock = STOCK_FIM.format(load=load, **values)
     notes = HINT_NOTES.format(hint_version=record["hint_version"])
     return f"## Use\nWith the stock pipeline:\n```python\n{stock}```\n{own}\n{notes}"
+
+
+def stock_class(record: dict[str, Any]) -> str:
+    """The name of diffusers' pipeline class that loads an export."""
+    family = "StableDiffusionXL" if record["is_xl"] else "StableDiffusion"
+    return f"{family}{'' if record['hint'] is None else 'ControlNet'}Pipeline"
+
+
+def _adapters(record: dict[str, Any]) -> str:
+    if not record["lora_rank"]:
+        return ""
+    return (
+        f"The UNet holds low-rank adapters (LoRA) of rank {record['lora_rank']}, merged. "
+        f'`load_lora_weights("FOLDER/lora")` of a pipeline of the base as it was (`'
+        f"{record['base']['path']}`) gives the same.\n"
+    )
 
 
 def _training(record: dict[str, Any]) -> str:

@@ -6,22 +6,27 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from anyscene.config import Config, Injection, Trainable
-from anyscene.data.augmentation import Mirror
+from anyscene.data.augmentation import Mirror, drop_hints
 from anyscene.data.sample import AnyHostBatch
 from anyscene.data.sources import data_identity
 from anyscene.data.transforms import AnyDeviceBatch, DeviceBatch, to_device_batch
-from anyscene.diffusion.loss import denoising_loss
+from anyscene.diffusion.loss import denoising_loss, offset_noise
 from anyscene.diffusion.random import Stream, normal, uniform
-from anyscene.diffusion.schedule import Schedule, build_schedule
+from anyscene.diffusion.schedule import Schedule, build_schedule, rescale_to_zero_snr
 from anyscene.errors import ConfigError
-from anyscene.models.base import encode_moments, scale_latents
+from anyscene.metrics.denoising import DenoisingLoss
+from anyscene.models.attention import compile_blocks, use_xformers, wants_xformers
+from anyscene.models.base import encode_moments, scale_latents, store_frozen
 from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.models.loading import load_base
+from anyscene.models.lora import add_lora
 from anyscene.models.text import micro_condition
+from anyscene.models.trained import load_named, trained_names, trained_parameters, trained_state
+from anyscene.optimizer import build_optimizer
 from anyscene.pipeline import AnyScenePipeline
+from anyscene.precision import COMPUTED_IN
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
 
@@ -39,6 +44,8 @@ class SceneModule(LightningModule):
         self.config = config
         self.base = load_base(config.base.path, config.base.revision, config.base.first_stage)
         self.base_sha256 = self.base.sha256()
+        if config.train.zero_terminal_snr:
+            self.base.scheduler = rescale_to_zero_snr(self.base.scheduler)
         schedule = build_schedule(self.base.scheduler.config)
         self.prediction = schedule.prediction
         self.register_buffer("alphas_cumprod", schedule.alphas_cumprod, persistent=False)
@@ -46,22 +53,39 @@ class SceneModule(LightningModule):
         if config.train.injection is Injection.fim:
             self.injection = build_fim(config.fim, self.base, config.train.seed)
         self.trained = self._select_trained()
+        if config.train.lora_rank:
+            add_lora(self.trained, config.train.lora_rank, config.train.seed)
         self.averaged: nn.Module | None = None
-        self.gradient_norm: Tensor | None = None
-        self.validation_loss = MeanMetric()
+        self.denoising = DenoisingLoss()
+        self.last_hint: Tensor | None = None
+        self.last_batch: tuple[int, int, int] | None = None
         self.mirror = Mirror(config.data.flip)
-        self._set_speed()
-
-    def _set_speed(self) -> None:
-        """What changes time and memory, but not the method."""
-        networks = [n for n in (self.base.unet, self.injection) if n is not None]
-        if self.config.train.channels_last:
+        self.is_fast = False
+        if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
-        for network in networks:
-            if self.config.train.gradient_checkpointing:
+        if config.train.gradient_checkpointing:
+            for network in self.networks:
                 network.enable_gradient_checkpointing()
-            if self.config.train.compile:
-                network.compile()
+
+    @property
+    def networks(self) -> list[Any]:
+        """The UNet, and the FIM where there is one."""
+        return [network for network in (self.base.unet, self.injection) if network is not None]
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """What changes time and memory of a run on this device, but neither method nor export."""
+        if self.is_fast:
+            return
+        self.is_fast = True
+        train = self.config.train
+        dtype = COMPUTED_IN[train.precision]
+        self.base.store_frozen(dtype)
+        if self.injection is not None:
+            store_frozen(self.injection, dtype)
+        if wants_xformers(train.attention, self.trainer.strategy.root_device, dtype):
+            use_xformers(self.networks)
+        if train.compile:
+            compile_blocks(self.networks)
 
     @property
     def schedule(self) -> Schedule:
@@ -73,6 +97,8 @@ class SceneModule(LightningModule):
             case Trainable.fim if self.injection is not None:
                 return self.injection
             case Trainable.unet:
+                if self.injection is not None:
+                    self.injection.requires_grad_(False).eval()
                 return self.base.unet.requires_grad_(True).train()
         raise ConfigError(
             "train.trainable=fim needs train.injection=fim; "
@@ -88,8 +114,8 @@ class SceneModule(LightningModule):
         with torch.no_grad():
             latents = self.scene_latents(batch, seed)  # B c h w
             text = self.base.text(batch["prompt"])
-        noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
-        steps = (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()  # B
+        noise = self.draw_noise(latents, slots, seed)  # B c h w
+        steps = self.draw_steps(slots, seed)  # B
         noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
         conditions = text.network_arguments(self.sizes(batch))
         residuals = self.inject(noisy, steps, conditions, batch["hint"])
@@ -98,6 +124,18 @@ class SceneModule(LightningModule):
         return denoising_loss(
             prediction, target, batch["mask"], steps, self.schedule, self.config.loss
         )
+
+    def draw_noise(self, latents: Tensor, slots: Tensor, seed: int) -> Tensor:
+        """Noise of the latents' shape, B c h w."""
+        noise = normal(seed, slots, Stream.noise, tuple(latents.shape[1:]))
+        strength = self.config.loss.offset_noise
+        if strength == 0:
+            return noise
+        return offset_noise(noise, normal(seed, slots, Stream.offset, (noise.shape[1],)), strength)
+
+    def draw_steps(self, slots: Tensor, seed: int) -> Tensor:
+        """Timesteps, uniform, B int64."""
+        return (uniform(seed, slots, Stream.timestep) * self.schedule.steps).long()
 
     def scene_latents(self, batch: AnyDeviceBatch, seed: int) -> Tensor:
         """Latents drawn from the scenes' posterior, B c h w: the same from moments of a cache."""
@@ -129,13 +167,30 @@ class SceneModule(LightningModule):
         return micro_condition(batch["original_size"], batch["crop_top_left"], size)
 
     def validation_step(self, batch: DeviceBatch, batch_idx: int) -> None:  # noqa: ARG002
-        """The loss at noise and timesteps that are the same at every validation."""
-        losses = self.sample_losses(batch, self.config.train.seed + VALIDATION_SEED_OFFSET)
-        self.validation_loss.update(losses)
+        """The loss at noise and timesteps that are the same at every validation; and again with
+        each sample shown the hint of the one before."""
+        seed = self.config.train.seed + VALIDATION_SEED_OFFSET
+        losses = self.sample_losses(batch, seed)
+        position = self.draw_steps(batch["counter"], seed) / self.schedule.steps
+        swapped = None
+        before = self.hint_before(batch["hint"])
+        if self.injection is not None and before is not None:
+            others: Any = {**batch, "hint": torch.cat([before, batch["hint"][:-1]])}
+            swapped = self.sample_losses(others, seed)
+        self.denoising.update(losses, position, swapped)
+
+    def hint_before(self, hint: Tensor) -> Tensor | None:
+        """The hint, 1 5 H W, of the sample before those of this batch, or its last one in a circle;
+        None where there is no other."""
+        before, self.last_hint = self.last_hint, hint[-1:]
+        if before is not None and before.shape == hint[-1:].shape:
+            return before
+        return hint[-1:] if len(hint) > 1 else None
 
     def on_validation_epoch_end(self) -> None:
-        self.record({"val/loss": float(self.validation_loss.compute())})
-        self.validation_loss.reset()
+        self.record({f"val/{name}": value for name, value in self.denoising.compute().items()})
+        self.denoising.reset()
+        self.last_hint = None
 
     def record(self, figures: dict[str, float]) -> None:
         """Log figures against the number of optimizer steps done. Rank zero writes."""
@@ -160,24 +215,21 @@ class SceneModule(LightningModule):
         seed = self.config.train.seed
         if "scene_uint8" in batch:
             batch = self.mirror(batch, seed)
-        return to_device_batch(batch, self.device, augment=self.config.data, seed=seed)
+        shown = to_device_batch(batch, self.device, augment=self.config.data, seed=seed)
+        samples, _, *size = shown["mask"].shape
+        self.last_batch = (samples, size[0], size[1])
+        share = self.config.train.foreground_dropout
+        shown["hint"] = drop_hints(shown["hint"], shown["counter"], share, seed)
+        return shown
 
     def configure_optimizers(self) -> Any:
-        train = self.config.train
-        optimizer = torch.optim.AdamW(
-            self.trained.parameters(),
-            lr=train.learning_rate,
-            betas=(train.betas[0], train.betas[1]),
-            weight_decay=train.weight_decay,
-            fused=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        schedule = self.learning_rate_factor
+        optimizer = build_optimizer(self.config.train, trained_parameters(self.trained))
+        steps = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return [optimizer], [{"scheduler": steps, "interval": "step"}]
 
     def configure_gradient_clipping(self, *_args: Any, **_kwargs: Any) -> None:
-        """Clip by norm here: Lightning refuses to, for a fused optimizer in bf16."""
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.train.clip_norm)
-        self.gradient_norm = norm.detach()  # before clipping; on the device, read when it is logged
+        """The callback `Gradients` clips, with the norm by which it tells a sound step."""
 
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then a cosine down to `final_learning_rate_share`."""
@@ -201,11 +253,11 @@ class SceneModule(LightningModule):
 
     # A checkpoint holds what is trained, never frozen weights.
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
-        return {f"trained.{name}": value for name, value in self.trained.state_dict().items()}
+        return {f"trained.{name}": value for name, value in trained_state(self.trained).items()}
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: Any, *_args: Any, **_kwargs: Any) -> None:
         own = {name.removeprefix("trained."): value for name, value in state_dict.items()}
-        return self.trained.load_state_dict(own, strict=strict, assign=assign)
+        load_named(self.trained, trained_names(self.trained), own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["base_sha256"] = self.base_sha256
@@ -221,6 +273,7 @@ class SceneModule(LightningModule):
             "train.seed": train.seed,
             "train.trainable": train.trainable.name,
             "train.injection": train.injection.name,
+            "train.lora_rank": train.lora_rank,
             "fim.hint": None if self.injection is None else hint_kind(self.injection).name,
             **data_identity(data),
         }

@@ -39,6 +39,7 @@ from anyscene.pipeline_inputs import (
     check_foreground,
     image_size,
     initial_latents,
+    sampling_place,
     text_condition,
     uncropped,
 )
@@ -192,7 +193,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
         control = self._control(own)
-        place = {"device": self._execution_device, "dtype": self.unet.dtype}
+        place = sampling_place(self.unet, self._execution_device)
         conditions = Conditions(
             full=full.repeated(num_images_per_prompt).to(**place),
             empty=empty.repeated(num_images_per_prompt).to(**place),

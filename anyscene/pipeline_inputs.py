@@ -88,6 +88,13 @@ def image_size(
     return size
 
 
+def sampling_place(unet: Any, device: torch.device) -> dict[str, Any]:
+    """The `device` and `dtype` of latents and conditions: the UNet's own dtype, but float32 under
+    autocast, where a training run stores frozen networks in half."""
+    half = torch.is_autocast_enabled(device.type)
+    return {"device": device, "dtype": torch.float32 if half else unet.dtype}
+
+
 def initial_latents(
     shape: tuple[int, ...], generator: Any, latents: Tensor | None, place: dict[str, Any]
 ) -> Tensor:

@@ -81,6 +81,9 @@ OTHERS = (
     Quantity("shadow_skipped", "Shadow not measurable, %", factor=100, digits=1, limits=(0, None)),
     Quantity("images_per_second", "Images per second", "↑", digits=1, limits=(0, None)),
     Quantity("data_wait_seconds", "Data wait, ms a step", "↓", 1000, digits=1, limits=(0, None)),
+    Quantity("mfu", "MFU, %", "↑", factor=100, digits=1, limits=(0, None)),
+    Quantity("memory_gib", "Memory, GiB", "↓", digits=1, limits=(0, None)),
+    Quantity("gradient_norm", "Norm of the gradient", limits=(0, None)),
     Quantity("learning_rate", "Learning rate", limits=(0, None)),
 )
 HIDDEN = {"train/loss", "val/loss", "val/images"}  # not among the small curves

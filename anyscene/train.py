@@ -3,7 +3,7 @@
 import inspect
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.ema import MovingAverage
+from anyscene.callbacks.gradients import Gradients
+from anyscene.callbacks.learnt_by_heart import LearntByHeart
 from anyscene.callbacks.metrics_csv import MetricsCsv
 from anyscene.callbacks.missed_validation import MissedValidation
 from anyscene.callbacks.preemption import Preemption
@@ -21,7 +23,7 @@ from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.checkpoint import AtomicCheckpointIO, read_checkpoint, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Precision
+from anyscene.config import Config, Logger, Optimizer, Precision
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
@@ -29,15 +31,13 @@ from anyscene.errors import ConfigError
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
+from anyscene.models.trained import trained_parameters
 from anyscene.module import SceneModule
+from anyscene.out_of_memory import Held, out_of_memory
+from anyscene.precision import LIGHTNING
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
 from anyscene.tracking.loggers import build_loggers, followed
-
-PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed"]] = {
-    Precision.fp32: "32-true",
-    Precision.bf16: "bf16-mixed",
-}
 
 
 def train(config: Config) -> Path:
@@ -78,7 +78,10 @@ def train(config: Config) -> Path:
     csv.start_at(start_step)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(config, held(module)) from error
         validated = is_validated(csv.path, config.train.steps)
         validated = trainer.strategy.broadcast(validated)  # the ranks agree
         if config.data.val is not None and not validated:
@@ -86,13 +89,30 @@ def train(config: Config) -> Path:
     return run
 
 
+def held(module: SceneModule) -> Held:
+    """What a step of the module needs memory for."""
+    trained = sum(parameter.numel() for parameter in trained_parameters(module.trained))
+    networks = [module.base, *([] if module.injection is None else [module.injection])]
+    every = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    return Held(trained, every - trained, module.last_batch)
+
+
 def check_devices(config: Config) -> None:
-    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use."""
+    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use, or
+    where it has none for what only they can."""
     found = torch.cuda.device_count()
     if 0 < found < config.train.devices:
         raise ConfigError(
             f"train.devices={config.train.devices}, but {found} GPUs can be seen here; use "
             f"train.devices={found} or less"
+        )
+    if found == 0 and config.train.precision is Precision.fp16:
+        raise ConfigError(
+            "train.precision=fp16 needs a CUDA device, and there is none here; use bf16 or fp32"
+        )
+    if found == 0 and config.train.optimizer is Optimizer.adamw8bit:
+        raise ConfigError(
+            "train.optimizer=adamw8bit needs a CUDA device, and there is none here; use adamw"
         )
 
 
@@ -126,7 +146,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy="auto" if single else build_ddp(rank_timeout(config)),
-        precision=PRECISIONS[settings.precision],
+        precision=LIGHTNING[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=settings.validate_every * settings.accumulate,
@@ -177,15 +197,20 @@ def build_callbacks(
     updated."""
     every = config.train.checkpoint_every
     saving = Checkpoints(run / "checkpoints", io, every, start_step)
-    callbacks: list[Callback] = [Preemption(saving, rank_timeout(config))]
+    gradients = Gradients(config.train)
+    callbacks: list[Callback] = [Preemption(saving, rank_timeout(config)), gradients]
     if config.train.ema_decay > 0:
-        callbacks.append(MovingAverage(config.train.ema_decay))
-    at_peak = images_at_peak(config)
-    callbacks.append(Throughput(config.data.batch_size, config.log.every, at_peak))
+        callbacks.append(MovingAverage(config.train.ema_decay, config.train.ema_on_cpu))
+    callbacks.append(
+        Throughput(config.data.batch_size, config.log.every, gradients, images_at_peak(config))
+    )
     if config.data.val is not None:
         metrics = build_metric_set(config.metrics, judge=load_judge(config.metrics.judge))
         tables = config.log.logger is Logger.wandb
         callbacks.append(ValidationScenes(run / "samples", config.sample, metrics, tables))
+    if config.debug.overfit:
+        folder = run / "samples"
+        callbacks.append(LearntByHeart(folder, config.sample, config.debug.overfit))
     callbacks.append(saving)
     if config.log.progress_bar:
         callbacks.append(StepProgress())

@@ -199,7 +199,7 @@ def sheet(cases: Cases, images: dict[str, Tensor], count: int, scale: int) -> Im
         name: own[:count].repeat_interleave(scale, -1).repeat_interleave(scale, -2)
         for name, own in columns.items()
     }
-    return sample_grid(grown, [""] * count)
+    return sample_grid(grown, [f"scene {number + 1}" for number in range(count)])
 
 
 def main() -> None:

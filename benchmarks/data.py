@@ -3,9 +3,10 @@
     python benchmarks/data.py [--photos FOLDER] [--peers FOLDER]
 
 The same samples, at 512 pixels, as scenes and as cached moments, go through the loader of a
-training and through the peers' loaders, in batches of 16, without loader processes. Rounds
-alternate, and each gives a ratio, so that a busy machine slows all. The peers get a virtual
-environment of their own (about 1 GB), made once in the folder that `--peers` names.
+training and through the peers' loaders, in batches of 16, without loader processes. Processor time
+is counted, rounds alternate, and each gives a ratio, so that other work on the machine weighs
+little. The peers get a virtual environment of their own (about 1 GB), made once in the folder that
+`--peers` names; with `--python` what is installed there is compared. Figures are in docs/data.md.
 
 The scenes are made up, with the spectrum of photos; or they are a folder's photos, cropped.
 """
@@ -24,13 +25,13 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
-import safetensors.torch
 import torch
 
 from anyscene.config import DataConfig
@@ -78,24 +79,28 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of images to use as scenes")
     parser.add_argument("--peers", type=Path, default=PEERS, help="environment of the peers")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="a multiple of 16")
+    parser.add_argument("--python", type=Path, help="interpreter that has the peers already")
+    parser.add_argument("--only", choices=sorted({c.ours for c in COMPARISONS}))
     options = parser.parse_args()
-    python = peers_python(options.peers)
+    python = options.python or peers_python(options.peers)
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
     os.environ |= {"OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_all(folder, options.photos)
+        write_all(folder, options.photos, options.samples)
         with subprocess.Popen(
-            [python, HERE / "data_peers.py", folder],
+            [python, HERE / "peers" / "data_peers.py", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
         ) as peers:
-            print_facts(folder, json.loads(answer(peers)))
-            compare_all(folder, peers, options.rounds)
+            known = json.loads(answer(peers))
+            print_facts(folder, known, options.samples)
+            compare_all(folder, peers, known["pipelines"], options)
 
 
 def peers_python(folder: Path) -> Path:
@@ -111,14 +116,14 @@ def peers_python(folder: Path) -> Path:
     return python
 
 
-def write_all(folder: Path, photos: Path | None) -> None:
+def write_all(folder: Path, photos: Path | None, samples: int) -> None:
     """The samples in every form: scenes, cached, and what webdataset's documentation stores."""
     random = np.random.default_rng(0)
     scenes = (read_photos if photos else made_up_scenes)(photos or random)
     cached_base = {"sha256": "0" * 64, "dtype": "fp16", "channels": 4, "factor": 8}
     scene_files, cached_files = (new_shard(folder / name) for name in ("scenes", "cached"))
     npy_file, latents_file = (new_shard(folder / name) for name in ("npy", "latents"))
-    for number, scene in zip(range(SAMPLES), scenes, strict=False):
+    for number, scene in zip(range(samples), scenes, strict=False):
         key = f"{number:06d}"
         members, mask = scene_members(key, scene, random)
         moments = torch.from_numpy(random.normal(size=(2, 4, SIDE // 8, SIDE // 8)))
@@ -217,31 +222,53 @@ def npy(values: torch.Tensor) -> bytes:
 def our_batches(folder: Path) -> Iterator[object]:
     """A pass of the loader of a training."""
     data = DataConfig(train=str(folder), batch_size=BATCH, workers=0)
-    return islice(SceneDataModule(data).train_dataloader(), SAMPLES // BATCH)
+    samples = ShardManifest.read(folder).samples
+    return islice(SceneDataModule(data).train_dataloader(), samples // BATCH)
 
 
 def our_latents(folder: Path) -> Iterator[torch.Tensor]:
-    """The moments alone of cached shards, by index and mmap."""
-    manifest = ShardManifest.read(folder)
-    path, record = manifest.path(0), manifest.shards[0]
-    index = ShardIndex.read(index_path(path), record)
+    """The moments alone of cached shards, B 2 c h w, by index and mmap.
+
+    Into one array, which the system gives in huge pages.
+    """
+    path, places = latent_places(folder)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for first in range(0, SAMPLES, BATCH):
-            moments = []
-            for sample in range(first, first + BATCH):
-                places = {suffix: (at, size) for suffix, at, size in index.members(sample)}
-                at, size = places["latents.safetensors"]
-                stored = safetensors.torch.load(data[at : at + size])
-                moments += [stored["mean"], stored["std"]]
-            yield torch.stack(moments)
+        stored = np.frombuffer(data, np.uint8)
+        moments = np.empty((len(places), 2, 4, SIDE // 8, SIDE // 8), np.float16)
+        for at, into in zip(places, moments.view(np.uint8).reshape(len(moments), -1), strict=True):
+            length = int.from_bytes(data[at : at + 8], "little")
+            begin = at + 8 + length + offset_of_mean(data[at + 8 : at + 8 + length])
+            into[:] = stored[begin : begin + into.size]
+        del stored  # or else the file stays mapped
+    return iter(torch.from_numpy(moments).split(BATCH))
+
+
+@lru_cache
+def latent_places(folder: Path) -> tuple[Path, list[int]]:
+    """A shard and where its latents lie: a process reads an index once, as in training."""
+    manifest = ShardManifest.read(folder)
+    path = manifest.path(0)
+    index = ShardIndex.read(index_path(path), manifest.shards[0])
+    latents = [suffix == "latents.safetensors" for suffix in index.suffixes]
+    return path, index.offsets[latents].tolist()
+
+
+@lru_cache
+def offset_of_mean(header: bytes) -> int:
+    """Where the mean begins in a file of moments of half precision, the deviation behind it."""
+    described = json.loads(header)
+    (mean, middle), (std, _) = (described[name]["data_offsets"] for name in ("mean", "std"))
+    assert described["mean"]["dtype"] == described["std"]["dtype"] == "F16"
+    assert std == middle
+    return mean
 
 
 def seconds(batches: Callable[[], Iterator[object]]) -> float:
-    """How long a pass takes."""
-    start = time.perf_counter()
+    """Processor time of a pass, of all threads: other work on the machine counts little."""
+    start = time.process_time()
     for _ in batches():
         pass
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def answer(peers: subprocess.Popen[str]) -> str:
@@ -254,29 +281,34 @@ def answer(peers: subprocess.Popen[str]) -> str:
 
 
 def peer_seconds(peers: subprocess.Popen[str], name: str) -> float:
-    """How long a pass of a peer's pipeline takes."""
+    """Processor time of a pass of a peer's pipeline."""
     assert peers.stdin is not None
     peers.stdin.write(f"{name}\n")
     return float(answer(peers))
 
 
-def compare_all(folder: Path, peers: subprocess.Popen[str], rounds: int) -> None:
+def compare_all(
+    folder: Path, peers: subprocess.Popen[str], known: list[str], options: argparse.Namespace
+) -> None:
     """Alternate rounds of all pipelines and print the ratios."""
     ours: dict[str, Callable[[], Iterator[object]]] = {
         "scenes": lambda: our_batches(folder / "scenes"),
         "cached": lambda: our_batches(folder / "cached"),
         "latents": lambda: our_latents(folder / "cached"),
     }
+    comparisons = [
+        comparison
+        for comparison in COMPARISONS
+        if comparison.peer in known and options.only in (None, comparison.ours)
+    ]
     times: dict[str, list[float]] = {}
-    for _ in range(rounds + 1):
-        for name, batches in ours.items():
-            times.setdefault(name, []).append(seconds(batches))
-            for comparison in COMPARISONS:
-                if comparison.ours == name:
-                    peer = comparison.peer
-                    times.setdefault(peer, []).append(peer_seconds(peers, peer))
-    rates = {name: SAMPLES / min(values[1:]) for name, values in times.items()}  # 1: warm
-    for comparison in COMPARISONS:
+    for _ in range(options.rounds + 1):
+        for name in dict.fromkeys(comparison.ours for comparison in comparisons):
+            times.setdefault(name, []).append(seconds(ours[name]))
+            for peer in (c.peer for c in comparisons if c.ours == name):
+                times.setdefault(peer, []).append(peer_seconds(peers, peer))
+    rates = {name: options.samples / min(values[1:]) for name, values in times.items()}  # 1: warm
+    for comparison in comparisons:
         pairs = zip(times[comparison.peer][1:], times[comparison.ours][1:], strict=True)
         ratios = [theirs / mine for theirs, mine in pairs]
         print(
@@ -286,7 +318,7 @@ def compare_all(folder: Path, peers: subprocess.Popen[str], rounds: int) -> None
         )
 
 
-def print_facts(folder: Path, peers: dict) -> None:
+def print_facts(folder: Path, peers: dict, samples: int) -> None:
     """The processor, versions, and the bytes of a sample in each form."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -299,7 +331,7 @@ def print_facts(folder: Path, peers: dict) -> None:
         name: sum(path.stat().st_size for path in (folder / name).glob("*.tar*"))
         for name in ("scenes", "cached", "npy", "latents")
     } | peers["bytes"]
-    print("bytes a sample: " + ", ".join(f"{n} {b // SAMPLES}" for n, b in sizes.items()))
+    print("bytes a sample: " + ", ".join(f"{n} {b // samples}" for n, b in sizes.items()))
 
 
 if __name__ == "__main__":

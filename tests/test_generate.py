@@ -85,7 +85,7 @@ def test_defaults_come_from_the_export_and_are_overridden(
     guided, text = Scene("dog", PROMPTS[:1], canvas), Scene("text", PROMPTS[:1])
     line = first_line(tiny_export, guided)
     assert (line["steps"], line["guidance_scale"], line["micro_batch"]) == (3, 2.0, 1)
-    assert (line["blend"], line["layout"]) == ({"mode": "detail", "k": 1.0}, None)
+    assert (line["blend"], line["layout"]) == ({"mode": "detail", "k": 0.25}, None)
     assert (line["method"], line["scheduler"]) == ("anyscene", "DDIMScheduler")
     line = first_line(tiny_export, guided, steps=2, guidance_scale=1.0, blend_k=0.5, micro_batch=3)
     assert (line["steps"], line["guidance_scale"], line["micro_batch"]) == (2, 1.0, 3)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from anyscene.compositing.hint import make_hint
 from anyscene.data.datamodule import SceneDataModule
-from anyscene.diffusion.random import Stream, normal
+from anyscene.diffusion.random import Stream, normal, uniform
+from anyscene.models.attention import COMPILED_BLOCKS, compile_blocks
 from anyscene.module import SceneModule
 
 
@@ -146,7 +148,7 @@ def test_weights_are_loaded_strictly(build):
     module = build()
     weights = module.state_dict()
     weights.popitem()
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(RuntimeError, match="Missing keys: 1, unknown keys: 0"):
         module.load_state_dict(weights)
 
 
@@ -162,16 +164,6 @@ def test_gradient_checkpointing_changes_no_gradient(build, host_batch):
     assert max(float(gradient.abs().max()) for gradient in gradients[0]) > 0
 
 
-def test_gradients_are_clipped_to_the_norm(build):
-    module = build("train.clip_norm=0.5")
-    values = list(module.trained.parameters())
-    for value in values:
-        value.grad = torch.ones_like(value)
-    module.configure_gradient_clipping(None, 0.0)
-    norm = torch.cat([value.grad.flatten() for value in values]).norm()
-    assert float(norm) == pytest.approx(0.5, rel=1e-3)
-
-
 def test_channels_last_changes_the_layout_and_not_the_loss(build, host_batch):
     module = build("train.channels_last=true")
     for network in (module.base.unet, module.base.vae.encoder, module.injection):
@@ -179,10 +171,48 @@ def test_channels_last_changes_the_layout_and_not_the_loss(build, host_batch):
     torch.testing.assert_close(losses(module, host_batch), losses(build(), host_batch))
 
 
-def test_compilation_is_in_place_and_of_the_networks_alone(build, monkeypatch):
+def test_compilation_is_in_place_and_of_repeated_blocks_alone(build, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    build()
-    assert compiled == []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))
     module = build("train.compile=true")
-    assert compiled == [module.base.unet, module.injection]
+    before = module.state_dict().keys()
+    assert compile_blocks(module.networks) == len(compiled)
+    assert {type(block).__name__ for block in compiled} == set(COMPILED_BLOCKS)
+    parts = {id(part) for network in module.networks for part in network.modules()}
+    assert {id(block) for block in compiled} <= parts
+    assert module.state_dict().keys() == before
+
+
+def test_hints_are_swapped_with_the_sample_before(build):
+    module = build()
+    hints = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 5, 8, 8)
+    assert torch.equal(module.hint_before(hints[:2]), hints[1:2])  # in a circle
+    assert torch.equal(module.hint_before(hints[2:3]), hints[1:2])
+    assert module.hint_before(torch.zeros(1, 5, 8, 16)) is None  # another size
+    assert torch.equal(module.hint_before(torch.ones(1, 5, 8, 16)), torch.zeros(1, 5, 8, 16))
+
+
+def test_offset_noise_is_one_draw_a_channel(build, host_batch):
+    plain, offset = build(), build("loss.offset_noise=0.25")
+    slots = host_batch["counter"]
+    latents = torch.zeros(6, 4, 16, 16)
+    added = offset.draw_noise(latents, slots, 3) - plain.draw_noise(latents, slots, 3)
+    torch.testing.assert_close(added, added[:, :, :1, :1].expand_as(added))
+    draws = normal(3, slots, Stream.offset, (4,))
+    torch.testing.assert_close(added[:, :, 0, 0], 0.25 * draws)
+
+
+def test_foregrounds_are_dropped_by_slot_in_training_alone(build, host_batch):
+    module = build("train.foreground_dropout=0.5")
+    shown = module.on_after_batch_transfer(host_batch, 0)["hint"]
+    kept = build().on_after_batch_transfer(host_batch, 0)["hint"]
+    draws = uniform(0, host_batch["counter"], Stream.foreground_dropout)
+    assert 0 < int((draws < 0.5).sum()) < 6
+    for row, draw in enumerate(draws):
+        empty = make_hint(torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64))[0]
+        assert torch.equal(shown[row], empty if draw < 0.5 else kept[row])
+    module.eval()
+    assert torch.equal(
+        module.on_after_batch_transfer(host_batch, 0)["hint"],
+        build().eval().on_after_batch_transfer(host_batch, 0)["hint"],
+    )

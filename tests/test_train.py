@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from training import SHORT_RUN, recorded_keys, tensors
 
 from anyscene.cli import main
@@ -110,6 +111,9 @@ def test_overfitting_a_single_sample(workspace):
         run = workspace.train("overfit", "debug.overfit=1", "train.steps=2")
     assert len({key for batch in keys for key in batch}) == 1
     assert len(run.figures("train/loss")) == 2
+    assert 0 < run.figures("overfit/psnr")[2] < 60
+    with Image.open(run.folder / "samples/step-00000002/overfit.png") as picture:
+        assert picture.width > 4 * 64
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def _row(
 
     figures, intervals = summary(values)
     changes, change_intervals = summary(
-        {key: np.subtract(values[key], baseline[key]) for key in (baseline or {})}
+        {key: np.subtract(values[key], before) for key, before in (baseline or {}).items()}
     )
     return {
         "name": name,

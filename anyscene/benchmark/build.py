@@ -21,6 +21,7 @@ from anyscene.benchmark.scenes import (
     CARD_NAME,
     FORMAT,
     ORIGINAL,
+    REAL,
     RECOMBINED,
     RECORD_NAME,
     SCENES_NAME,
@@ -99,7 +100,7 @@ def build(
 def _write(
     folder: Path, shards: ShardManifest, settings: BuildSettings, arguments: dict[str, Any]
 ) -> None:
-    for name in ("canvas", "masks", "elements", "real"):
+    for name in ("canvas", "masks", "elements", REAL):
         (folder / name).mkdir(parents=True)
     reader = SourceReader(shards)
     plans = plan_scenes(reader.metas, settings)
@@ -235,7 +236,7 @@ def _scene(
 
 
 def _real_name(source: Source) -> str:
-    return f"real/{source.meta['key']}{Path(source.scene_name).suffix}"
+    return f"{REAL}/{source.meta['key']}{Path(source.scene_name).suffix}"
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

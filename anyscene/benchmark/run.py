@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from anyscene.benchmark.methods import METHODS, NEEDS_CONTROLNET, NEEDS_TRUTH
 from anyscene.benchmark.methods.base import Method, MethodSettings, SceneJob, method_class
+from anyscene.benchmark.runs import RUN_NAME
 from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
 from anyscene.errors import InputError, nearest
 from anyscene.export_record import read_export_record
@@ -40,7 +41,6 @@ from anyscene.scene_list import (
     sampling,
 )
 
-RUN_NAME = "run.json"
 MACHINE = ("device", "threads", "versions", "model")
 """Fields that may differ between the jobs of one run."""
 
@@ -224,7 +224,7 @@ def claim(out: Path, record: dict[str, Any]) -> None:
         write_json(path, record)
         return
     held = json.loads(path.read_text())
-    for key in sorted(held.keys() | record.keys()):
+    for key in ("method", *sorted(held.keys() | record.keys())):
         if held.get(key) != record.get(key):
             raise InputError(
                 f"{out} holds images of another run ({key} is {held.get(key)} there, "

@@ -20,6 +20,7 @@ from anyscene.manifest import read_lines
 FORMAT = "anyscene-benchmark"
 VERSION = 1
 RECORD_NAME, SCENES_NAME, CARD_NAME = "benchmark.json", "scenes.jsonl", "README.md"
+REAL = "real"  # folder
 ORIGINAL, RECOMBINED = "original", "recombined"
 LAYOUTS = (ORIGINAL, RECOMBINED)
 
@@ -64,11 +65,6 @@ class Benchmark:
     def sha256(self) -> str:
         """What tells two benchmarks apart: the checksum of the scene list and its record."""
         return sha256_of(self.folder / RECORD_NAME)
-
-    @property
-    def real_images(self) -> list[Path]:
-        """The reference set, by name."""
-        return sorted((self.folder / "real").iterdir())
 
 
 def read_benchmark(folder: Path, *, check: bool = False) -> Benchmark:

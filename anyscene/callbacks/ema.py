@@ -1,54 +1,95 @@
 """Exponential moving average of what is trained, and of nothing else."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel
+from torch import nn
 
+from anyscene.models.trained import load_named, select, trained_names, trained_parameters
 from anyscene.module import SceneModule
+
+COUNT, PREFIX = "n_averaged", "module."
+"""Names in a checkpoint: the number of steps, and what is before each weight's name."""
 
 
 class MovingAverage(Callback):
-    """Keeps `module.averaged`; after n steps its decay is min(decay, (1 + n) / (10 + n))."""
+    """Keeps `module.averaged`; after n steps its decay is min(decay, (1 + n) / (10 + n)).
 
-    def __init__(self, decay: float) -> None:
+    Weights of the trained network that are frozen, as with LoRA, are shared with it. With
+    `on_cpu` the average is on the device in validations alone.
+    """
+
+    def __init__(self, decay: float, on_cpu: bool = False) -> None:
         self.decay = decay
-        self.model: AveragedModel | None = None
+        self.on_cpu = on_cpu
+        self.model: nn.Module | None = None
+        self.names: set[str] = set()
+        self.pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self.updates = 0
         self.last_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         assert isinstance(pl_module, SceneModule)
-        if self.model is None:
-            self.model = AveragedModel(pl_module.trained, multi_avg_fn=self._average)
-            self.model.requires_grad_(False)
-            self.model.eval()
-            pl_module.averaged = self.model.module
+        if self.model is not None:
+            return
+        trained = pl_module.trained
+        shared = {id(p): p for p in trained.parameters() if not p.requires_grad}
+        self.model = deepcopy(trained, shared)
+        averaged = trained_parameters(self.model)
+        self.pairs = list(zip(averaged, trained_parameters(trained), strict=True))
+        self.names = trained_names(trained)
+        self.model.requires_grad_(False).eval()
+        pl_module.averaged = self.model
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self.model is not None
-        self.model.to(pl_module.device)
+        self.move("cpu" if self.on_cpu else pl_module.device)
         self.last_step = trainer.global_step  # after a resume has restored it
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.move(pl_module.device)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if self.on_cpu:
+            self.move("cpu")
+
+    def move(self, device: torch.device | str) -> None:
+        """Move the averaged weights, and not those that are shared."""
+        for averaged, _ in self.pairs:
+            averaged.data = averaged.data.to(device)
+
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_args: Any, **_kwargs: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        *_args: Any,
+        **_kwargs: Any,
     ) -> None:
-        assert self.model is not None
-        assert isinstance(pl_module, SceneModule)
         if trainer.global_step != self.last_step:  # not between accumulated micro-batches
             self.last_step = trainer.global_step
-            self.model.update_parameters(pl_module.trained)
+            self.update()
 
     @torch.no_grad()
-    def _average(
-        self, averaged: PARAM_LIST, current: PARAM_LIST, updates: torch.Tensor | int
-    ) -> None:
-        n = int(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
+    def update(self) -> None:
+        """One step of the recursion; the first one copies."""
+        n = self.updates
+        averaged = [one for one, _ in self.pairs]
+        current = [now.detach().to(one.device) for one, now in self.pairs]
+        if n == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.model is None else self.model.state_dict()
+        if self.model is None:
+            return {}
+        weights = select(self.model.state_dict(), self.names)
+        return {COUNT: torch.tensor(self.updates)} | {f"{PREFIX}{k}": v for k, v in weights.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         assert self.model is not None
-        self.model.load_state_dict(state_dict, strict=True)
+        weights = {k.removeprefix(PREFIX): v for k, v in state_dict.items() if k != COUNT}
+        load_named(self.model, self.names, weights)
+        self.updates = int(state_dict[COUNT])

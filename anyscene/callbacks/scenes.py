@@ -52,7 +52,7 @@ class ValidationScenes(Callback):
 
     def on_validation_batch_end(
         self,
-        trainer: Trainer,  # noqa: ARG002
+        trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ARG002
         batch: DeviceBatch,
@@ -62,15 +62,16 @@ class ValidationScenes(Callback):
         assert isinstance(pl_module, SceneModule)
         scene = batch["scene"] / 2 + 0.5
         numbers = batch["counter"].tolist()
-        output = sample_scenes(
-            pl_module.pipeline(),
-            batch["prompt"],
-            [self.config.seed + number for number in numbers],
-            scene,
-            batch["mask"],
-            micro_batch=self.config.micro_batch,
-            **sample_options(self.config),
-        )
+        with trainer.precision_plugin.forward_context():
+            output = sample_scenes(
+                pl_module.pipeline(),
+                batch["prompt"],
+                [self.config.seed + number for number in numbers],
+                scene,
+                batch["mask"],
+                micro_batch=self.config.micro_batch,
+                **sample_options(self.config),
+            )
         raw, blended = torch.as_tensor(output.raw_images), torch.as_tensor(output.images)
         if self.metrics is not None:
             self.metrics.update(score_batch(batch, scene, raw, blended))
@@ -99,9 +100,11 @@ class ValidationScenes(Callback):
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
             with warned_of_a_full_disk(folder):
-                write_grid(folder, rows)
+                columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
+                prompts = [row[1] for row in rows]
+                write_grid(folder / "grid.png", columns, prompts)
                 if self.tables:
-                    write_scenes(folder, rows)
+                    write_scenes(folder / "scenes.npz", columns, prompts)
 
     def _gather(self, trainer: Trainer) -> list[GridRow]:
         """The rows of all ranks on rank zero, in the order of the samples."""
@@ -113,18 +116,16 @@ class ValidationScenes(Callback):
         return sorted(rows, key=lambda row: row[0])
 
 
-def write_grid(folder: Path, rows: list[GridRow]) -> None:
-    """One picture of the scenes, a row each."""
-    columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
-    grid = sample_grid(columns, [row[1] for row in rows])
-    replace_file(folder / "grid.png", lambda part: grid.save(part, format="PNG"))
+def write_grid(path: Path, columns: dict[str, torch.Tensor], prompts: list[str]) -> None:
+    """A picture of columns of images N 3 H W or masks N 1 H W; W&B finds it in the run folder."""
+    grid = sample_grid({key: images.cpu() for key, images in columns.items()}, prompts)
+    replace_file(path, lambda part: grid.save(part, format="PNG"))
 
 
-def write_scenes(folder: Path, rows: list[GridRow]) -> None:
-    """The same as arrays: `prompt` B, and images B H W 3 or masks B H W as bytes."""
-    arrays = {"prompt": np.array([row[1] for row in rows])}
-    for name in rows[0][2]:
-        images = torch.stack([row[2][name] for row in rows])  # B C H W
+def write_scenes(path: Path, columns: dict[str, torch.Tensor], prompts: list[str]) -> None:
+    """The same as arrays: `prompt` N, and images N H W 3 or masks N H W as bytes."""
+    arrays = {"prompt": np.array(prompts)}
+    for name, images in columns.items():
         pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
         arrays[name] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
@@ -132,7 +133,7 @@ def write_scenes(folder: Path, rows: list[GridRow]) -> None:
         with part.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
-    replace_file(folder / "scenes.npz", write)
+    replace_file(path, write)
 
 
 def score_batch(

@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from anyscene.callbacks.gradients import Gradients
 from anyscene.module import SceneModule
 
 GIB = 2**30
@@ -22,7 +23,14 @@ class Throughput(Callback):
     counted operations take. `images_at_peak` is how many images a second that rate would do.
     """
 
-    def __init__(self, batch_size: int, every: int, images_at_peak: float | None = None) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        every: int,
+        gradients: Gradients,
+        images_at_peak: float | None = None,
+    ) -> None:
+        self.gradients = gradients
         self.batch_size = batch_size
         self.every = every
         self.images_at_peak = images_at_peak
@@ -64,10 +72,9 @@ class Throughput(Callback):
                 "train/images_per_second": speed,
                 "train/data_wait_seconds": self.waited / steps,
                 "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "train/gradient_norm": float(self.gradients.norm),
                 "train/memory_gib": peak_memory() / GIB,
             }
-            if pl_module.gradient_norm is not None:
-                figures["train/gradient_norm"] = float(pl_module.gradient_norm)
             if self.images_at_peak is not None:
                 figures["train/mfu"] = speed / self.images_at_peak
             pl_module.record(figures)

@@ -2,16 +2,12 @@
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from anyscene.benchmark.methods import METHODS
+from anyscene.commands.benchmark_ablate import add_ablate
 from anyscene.config import Blend
 from anyscene.errors import InputError
-
-if TYPE_CHECKING:
-    from anyscene.scene_list import GenerateSettings, Scene
 
 
 def add_benchmark(commands: argparse._SubParsersAction) -> None:
@@ -19,7 +15,10 @@ def add_benchmark(commands: argparse._SubParsersAction) -> None:
     steps = benchmark.add_subparsers(required=True, metavar="STEP")
     _add_build(steps)
     _add_run(steps)
-    _add_ablate(steps)
+    _add_score(steps)
+    _add_gallery(steps)
+    _add_demo(steps)
+    add_ablate(steps)
 
 
 def _add_build(steps: argparse._SubParsersAction) -> None:
@@ -60,29 +59,40 @@ def _add_run(steps: argparse._SubParsersAction) -> None:
     run.set_defaults(command=_run)
 
 
-def _add_ablate(steps: argparse._SubParsersAction) -> None:
-    ablate = steps.add_parser("ablate", help="layout control: none, each mechanism alone, all")
-    ablate.add_argument("model", metavar="MODEL", help="export, base or hub id")
-    ablate.add_argument("--shards", type=Path, help="held-out shards; or a scene list:")
-    ablate.add_argument("--scenes", type=Path, help="a .jsonl or .yaml list of scenes")
-    ablate.add_argument("--judge", type=Path, help="of `prepare base`, for procedural scenes")
-    ablate.add_argument("--sam", help="folder or hub id of a SAM, for photos")
-    ablate.add_argument(
-        "--layout",
-        nargs="+",
-        default=["attention=4", "residual_gate=1", "known_latent=1"],
-        metavar="NAME=VALUE",
-        help="strengths and spans where a mechanism is on; default: %(default)s",
+def _add_score(steps: argparse._SubParsersAction) -> None:
+    score = steps.add_parser("score", help="every metric for every method")
+    report = steps.add_parser("report", help="page, tables and pictures of the scores")
+    for step, command in ((score, _score), (report, _report)):
+        step.add_argument("benchmark", type=Path, metavar="BENCHMARK", help="folder of `build`")
+        step.add_argument(
+            "--run", action="append", required=True, metavar="[NAME=]FOLDER", help="one a method"
+        )
+        step.add_argument("--out", type=Path, required=True, help="folder of scores and report")
+        step.set_defaults(command=command)
+    score.add_argument("--least", type=int, default=5, help="scenes that a category needs")
+    score.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    score.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="metrics.KEY=VALUE",
+        help="weights, such as metrics.inception=FILE; see docs/metrics.md",
     )
-    ablate.add_argument("--out", type=Path, required=True, help="folder of table and JSON")
-    ablate.add_argument("--samples", type=int, default=64, help="of the shards, the first ones")
-    ablate.add_argument("--seeds", type=int, nargs="+", default=[0], help="an image for each")
-    ablate.add_argument("--steps", type=int, help="default: the export's, as for the next two")
-    ablate.add_argument("--guidance-scale", type=float)
-    ablate.add_argument("--micro-batch", type=int, default=8, help="images a call")
-    ablate.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    ablate.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    ablate.set_defaults(command=_ablate)
+
+
+def _add_gallery(steps: argparse._SubParsersAction) -> None:
+    gallery = steps.add_parser("gallery", help="foregrounds in rows, scene contexts in columns")
+    gallery.add_argument("manifest", type=Path, help="manifest.jsonl of `anyscene generate`")
+    gallery.add_argument("--out", type=Path, required=True, help="PNG file")
+    gallery.add_argument("--raw", action="store_true", help="the images before blending")
+    gallery.set_defaults(command=_gallery)
+
+
+def _add_demo(steps: argparse._SubParsersAction) -> None:
+    demo = steps.add_parser("demo", help="every method on held-out demo scenes, and the report")
+    demo.add_argument("--out", type=Path, default=Path("runs/benchmark-demo"))
+    demo.add_argument("--scenes", type=int, default=32)
+    demo.add_argument("--images", type=int, default=1, help="generation seeds a scene")
+    demo.set_defaults(command=_demo)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -146,71 +156,54 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ablate(options: argparse.Namespace) -> int:
-    from anyscene.export_record import read_export_record
-    from anyscene.layout_settings import LayoutControl, parse_layout
-    from anyscene.scene_list import GenerateSettings, sampling
+def _score(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.options import metrics_config, named_folders
+    from anyscene.benchmark.runs import read_runs
+    from anyscene.benchmark.scenes import read_benchmark
 
-    on = parse_layout(options.layout, LayoutControl())
-    settings = GenerateSettings(
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        micro_batch=options.micro_batch,
-        device=options.device,
-        dtype=options.dtype,
-    )
-    listed = _check_ablate(options, settings)
-    sample = sampling(settings, read_export_record(Path(options.model)))
+    config = metrics_config(options.overrides)
+    benchmark = read_benchmark(options.benchmark, check=True)
+    runs = read_runs(benchmark, named_folders(options.run))
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()
-    from anyscene.benchmark.ablate import TABLE_NAME, Measure, ablate, listed_scenes
-    from anyscene.evaluate import read_held_out
-    from anyscene.image_jobs import load_model
-    from anyscene.metrics.judge import Judge
-    from anyscene.metrics.sam import SamSegmenter
+    from anyscene.benchmark.score import SCORES_NAME, score
 
-    if options.judge is not None:
-        judge = Judge.from_pretrained(options.judge)
-        measure = Measure(judge.segmenter, judge)
-    else:
-        measure = Measure(SamSegmenter.from_pretrained(options.sam))
-    model = load_model(options.model, options.dtype, options.device)
-    if options.shards is not None:
-        scenes = read_held_out(options.shards, options.samples, seed=0)
-    else:
-        scenes = listed_scenes(model, listed)
-    ablate(
-        model,
-        scenes,
-        measure,
-        options.out,
-        sample=replace(sample, micro_batch=options.micro_batch),
-        on=on,
-        seeds=options.seeds,
-        real=options.shards is not None,
-    )
-    print((options.out / TABLE_NAME).read_text(), end="")
+    score(benchmark, runs, options.out, config, device=options.device, least=options.least)
+    print(f"scores of {len(runs)} methods: {options.out / SCORES_NAME}")
     return 0
 
 
-def _check_ablate(options: argparse.Namespace, settings: "GenerateSettings") -> "list[Scene]":
-    """The scenes of the list, if there is one; raises `InputError` for what cannot work."""
-    from anyscene.data.sample import ShardManifest
-    from anyscene.scene_list import check_model, check_request, check_settings, read_scene_list
+def _report(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.options import named_folders
+    from anyscene.benchmark.report import write_report
+    from anyscene.benchmark.runs import read_runs
+    from anyscene.benchmark.scenes import read_benchmark
 
-    for one, other in (("shards", "scenes"), ("judge", "sam")):
-        if (getattr(options, one) is None) == (getattr(options, other) is None):
-            raise InputError(f"benchmark ablate needs either --{one} or --{other}")
-    if len(set(options.seeds)) < len(options.seeds):
-        raise InputError(f"--seeds {' '.join(map(str, options.seeds))} must differ")
-    if options.samples < 2:
-        raise InputError(f"--samples={options.samples} is too small; use at least 2")
-    if options.scenes is not None:
-        listed = read_scene_list(options.scenes)
-        check_request(options.model, listed, settings)
-        return listed
-    check_model(options.model)
-    check_settings(settings)
-    ShardManifest.read(options.shards)
-    return []
+    benchmark = read_benchmark(options.benchmark)
+    runs = read_runs(benchmark, named_folders(options.run))
+    print(f"report: {write_report(benchmark, runs, options.out)}")
+    return 0
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from anyscene.benchmark.pictures import gallery
+    from anyscene.files import replace_file
+
+    sheet = gallery(options.manifest, blended=not options.raw)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(options.out, lambda part: sheet.save(part, format="PNG"))
+    print(f"gallery: {options.out}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.scenes < 2 or options.images < 1:
+        raise InputError("benchmark demo needs at least --scenes 2 and --images 1")
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.benchmark.demo import DemoSettings, run_demo
+
+    run_demo(options.out, DemoSettings(options.scenes, options.images))
+    return 0

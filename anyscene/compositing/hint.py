@@ -40,6 +40,13 @@ def make_hint(rgb: Tensor, alpha: Tensor, canvas: Tensor | float = BACKGROUND_GR
     return torch.cat([on_canvas, alpha, edge], dim=1)  # B 5 H W
 
 
+def empty_hint(like: Tensor) -> Tensor:
+    """The hint of no foreground at all: grey, alpha 0 and no edge, of the shape of `like`."""
+    empty = torch.zeros_like(like)
+    empty[:, :3] = BACKGROUND_GREY
+    return empty
+
+
 def random_canvas(uniforms: Tensor, half_range: float) -> Tensor:
     """Colours within +-`half_range` of grey, B 3 1 1, of `uniforms` B 3 in [0, 1)."""
     return (BACKGROUND_GREY + half_range * (2 * uniforms - 1))[:, :, None, None]

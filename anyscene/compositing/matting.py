@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from anyscene.errors import InputError, nearest
@@ -109,7 +110,7 @@ def cut_out(image: Image.Image, matting: Matting, name: str) -> Image.Image:
     cut = matting(image.convert("RGB"))
     if cut.mode != "RGBA" or cut.size != image.size:
         raise InputError(f"background removal of {name} returned {cut.mode} of {cut.size}")
-    alpha = cut.getchannel("A")
-    if alpha.getextrema()[1] < LEAST_ALPHA:
+    alpha = np.array(cut.getchannel("A"))
+    if alpha.max() < LEAST_ALPHA:
         raise InputError(f"background removal found no element in {name}: cut it out by hand")
-    return cut.crop(alpha.point(lambda value: 255 * (value >= VISIBLE_ALPHA)).getbbox())
+    return cut.crop(Image.fromarray(alpha >= VISIBLE_ALPHA).getbbox())

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anyscene.compositing.hint import jitter_alpha, jitter_foreground, make_hint, random_canvas
+from anyscene.compositing.hint import (
+    empty_hint,
+    jitter_alpha,
+    jitter_foreground,
+    make_hint,
+    random_canvas,
+)
 from anyscene.config import DataConfig
 from anyscene.data.sample import HostBatch
 from anyscene.diffusion.random import Stream, uniform
@@ -35,6 +41,14 @@ def augmented_hint(
     foreground = jitter_foreground(rgb, alpha, light, data.exposure_stops, data.tint)
     canvas = random_canvas(uniform(seed, counter, Stream.canvas, (3,)), data.canvas_colour)
     return make_hint(foreground, alpha, canvas)
+
+
+def drop_hints(hint: Tensor, counter: Tensor, share: float, seed: int) -> Tensor:
+    """Hints B 5 H W with a share of them, by slot, replaced by the empty one."""
+    if share == 0:
+        return hint
+    dropped = uniform(seed, counter, Stream.foreground_dropout) < share
+    return torch.where(dropped[:, None, None, None], empty_hint(hint), hint)
 
 
 @dataclass

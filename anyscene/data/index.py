@@ -47,28 +47,31 @@ class ShardIndex:
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> "ShardIndex":
-        """The index of members in the tar's order; a suffix that comes again begins a sample."""
+        """The index of members in the tar's order; a suffix that comes again begins a sample.
+
+        Raises ValueError, TypeError or AttributeError for rows that are not members.
+        """
         keys: list[str] = []
         starts: list[int] = []
         suffixes: list[str] = []
-        spans: list[tuple[int, int]] = []
-        checksums: list[int | None] = []
-        for member in members:
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
+        columns = list(zip(*members, strict=True)) or [(), (), (), ()]
+        names, offsets, sizes, checksums = columns
+        last = None
+        for name in names:
+            folder, slash, file = name.rpartition("/")
+            stem, _, suffix = file.partition(".")
             key = folder + slash + stem
-            if not keys or key != keys[-1] or suffix in suffixes[starts[-1] :]:
+            if key != last or suffix in suffixes[starts[-1] :]:
                 keys.append(key)
                 starts.append(len(suffixes))
+                last = key
             suffixes.append(sys.intern(suffix))
-            spans.append((member.offset, member.size))
-            checksums.append(member.crc32)
-        offsets, sizes = np.array(spans, np.int64).reshape(-1, 2).T
-        known = None if None in checksums else np.array(checksums, np.uint32)
-        first = {key: number for number, key in reversed(list(enumerate(keys)))}
-        repeated = frozenset(number for number, key in enumerate(keys) if first[key] < number)
         starts.append(len(suffixes))
-        return cls(keys, np.array(starts), suffixes, offsets, sizes, known, repeated)
+        known = None if None in checksums else np.array(checksums, np.uint32)
+        first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
+        repeated = frozenset(number for number, key in enumerate(keys) if first[key] < number)
+        spans = np.array(offsets, np.int64), np.array(sizes, np.int64)
+        return cls(keys, np.array(starts), suffixes, *spans, known, repeated)
 
     @classmethod
     def scan(cls, path: Path) -> "ShardIndex":
@@ -90,7 +93,7 @@ class ShardIndex:
                 raise DamageError(f"{path} is no index of this version")
             if (values["bytes"], values["sha256"]) != (record.bytes, record.sha256):
                 raise DamageError(f"{path} is the index of another {record.name}")
-            index = cls.of(Member(*row) for row in values["members"])
+            index = cls.of(values["members"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DamageError(f"{path} is damaged ({error!r})") from None
         if len(index.keys) != record.samples or not index.is_within(record.bytes):

@@ -112,7 +112,7 @@ def load(
     """
     with closing(ShardReader(shards)) as reader:
         for slots in batches:
-            loaded = Loaded([], [])
+            loaded = Loaded(len(slots))
             for slot in slots:
                 load_one(reader, slot, replacement, loaded)
             yield loaded
@@ -125,7 +125,7 @@ def load_one(
     candidate = slot
     for attempt in range(1, REPLACEMENT_TRIES + 1):
         try:
-            loaded.samples.append(reader.sample(candidate))
+            loaded.add(reader.sample(candidate))
             return
         except DamageError as error:
             loaded.damage.append(str(error))

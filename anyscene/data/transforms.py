@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, final
 
 import cv2
@@ -15,9 +15,13 @@ from torch import Tensor
 from anyscene.compositing.hint import make_hint
 from anyscene.config import DataConfig
 from anyscene.data.augmentation import augmented_hint
+from anyscene.data.png import decode_plain_grey
 from anyscene.data.sample import AnyHostBatch, Meta, StoredBatch
 from anyscene.data.stream import Slot
 from anyscene.errors import DamageError
+
+HALF_EXPONENTS = {torch.float16: np.int16(0x7C00), torch.bfloat16: np.int16(0x7F80)}
+"""The bits of the exponent; they are all set in an infinity or NaN only."""
 
 
 @dataclass
@@ -38,8 +42,25 @@ class Sample:
 class Loaded:
     """The samples of a batch, and what was found damaged on the way."""
 
-    samples: list[Sample]
-    damage: list[str]
+    room: int  # how many samples it can take
+    samples: list[Sample] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    pixels: tuple[np.ndarray, ...] = ()  # images, masks and elements, `room` of each
+
+    def add(self, sample: Sample) -> None:
+        """Take a sample, and its pixels into the batch's memory.
+
+        At once, so that they come from the processor's cache, and the next sample is decoded into
+        memory that the system has given already: that is a tenth of the time.
+        """
+        images = sample.image, sample.mask, sample.elements
+        if not self.pixels:
+            self.pixels = tuple(np.empty((self.room, *image.shape), np.uint8) for image in images)
+        rows = [stored[len(self.samples)] for stored in self.pixels]
+        for row, image in zip(rows, images, strict=True):
+            row[:] = image
+        sample.image, sample.mask, sample.elements = rows
+        self.samples.append(sample)
 
 
 StreamItem = AnyHostBatch | list[str] | Exception
@@ -96,8 +117,8 @@ def decode(
         slot,
         key,
         image=decode_image(members, shown, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION),
-        mask=decode_image(members, "mask.png", cv2.IMREAD_UNCHANGED),
-        elements=decode_image(members, "elements.png", cv2.IMREAD_UNCHANGED),
+        mask=decode_mask(members, "mask.png", size),
+        elements=decode_mask(members, "elements.png", size),
         meta=decode_meta(members),
         moments=None if latents is None else decode_moments(members, latents),
     )
@@ -126,6 +147,12 @@ def decode_image(members: dict[str, bytes], name: str, flags: int) -> np.ndarray
     if image is None:
         raise DamageError(f"{name} cannot be decoded")
     return image
+
+
+def decode_mask(members: dict[str, bytes], name: str, size: tuple[int, ...]) -> np.ndarray:
+    """As `decode_image`, at once where it is stored as preparation does; it may be read only."""
+    image = decode_plain_grey(members.get(name, b""), size)
+    return decode_image(members, name, cv2.IMREAD_UNCHANGED) if image is None else image
 
 
 def decode_meta(members: dict[str, bytes]) -> Meta:
@@ -160,24 +187,33 @@ def decode_moments(members: dict[str, bytes], shape: tuple[int, int, int]) -> tu
         if values.shape != shape or not values.is_floating_point():
             found = f"{values.dtype} {tuple(values.shape)}"
             raise DamageError(f"latents.safetensors has {found}, not floats {shape}")
-        total = values.sum(dtype=torch.float32)  # in a fifth of the time of looking at each
-        if not total.isfinite():
+        if not all_finite(values):
             raise DamageError("latents.safetensors has values that are not finite")
     return moments
 
 
+def all_finite(values: Tensor) -> bool:
+    """`values.isfinite().all()`, ten times as fast for half precision: no exponent is all ones."""
+    if values.dtype not in HALF_EXPONENTS:
+        return bool(values.isfinite().all())
+    exponent = HALF_EXPONENTS[values.dtype]
+    return bool(((values.view(torch.int16).numpy() & exponent) != exponent).all())
+
+
 def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
-    """Stack the samples of each batch. Images are channels-last views: no copy on the host."""
+    """The host batches. Images are channels-last views: no copy on the host."""
     for batch in batches:
         samples = batch.samples
         if not samples:
             yield batch.damage
             continue
+        pixels = (torch.from_numpy(stored[: len(samples)]) for stored in batch.pixels)
+        image, mask, elements = pixels
         stored: StoredBatch = {
             "key": [sample.key for sample in samples],
             "counter": torch.tensor([sample.slot.counter for sample in samples]),
-            "mask_uint8": _stack([s.mask for s in samples])[:, None],  # B 1 H W
-            "elements_uint8": _stack([s.elements for s in samples])[:, None],
+            "mask_uint8": mask[:, None],  # B 1 H W
+            "elements_uint8": elements[:, None],
             "prompt": [sample.prompt for sample in samples],
             "original_size": torch.tensor([sample.meta["original_size"] for sample in samples]),
             "crop_top_left": torch.tensor([sample.meta["crop_top_left"] for sample in samples]),
@@ -185,17 +221,13 @@ def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
             "replaced": len(batch.damage),
             "damage": batch.damage,
         }
-        image = _stack([s.image for s in samples]).permute(0, 3, 1, 2)  # B 3 H W
+        image = image.permute(0, 3, 1, 2)  # B 3 H W
         moments = [sample.moments for sample in samples if sample.moments is not None]
         if moments:
             mean, std = (torch.stack(values) for values in zip(*moments, strict=True))
             yield {**stored, "foreground_uint8": image, "latent_mean": mean, "latent_std": std}
         else:
             yield {**stored, "scene_uint8": image}
-
-
-def _stack(images: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images))
 
 
 def to_floats(images: Tensor, device: torch.device | str) -> Tensor:

@@ -10,6 +10,15 @@ from anyscene.diffusion.schedule import Schedule
 SNR_FLOOR = 1e-3  # keeps the terminal step of zero-terminal-SNR schedules in training
 
 
+def offset_noise(noise: Tensor, offset: Tensor, strength: float) -> Tensor:
+    """Noise B C h w plus `strength` times one draw for each sample and channel, `offset` B C.
+
+    Guttenberg 2023, "Diffusion with offset noise"; as diffusers' training scripts have it, the
+    network is to predict the sum.
+    """
+    return noise + strength * offset[:, :, None, None]
+
+
 def timestep_weight(snr: Tensor, prediction: str, weighting: Weighting, gamma: float) -> Tensor:
     """Weight of the squared error of what is predicted, by signal-to-noise ratio, B.
 

@@ -27,6 +27,8 @@ class Stream(IntEnum):
     canvas = 6
     mask_jitter = 7
     flip = 8
+    offset = 9
+    foreground_dropout = 10
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:

@@ -50,6 +50,21 @@ class Schedule:
                 return signal * noise - sigma * latents
 
 
+def rescale_to_zero_snr(scheduler: Any) -> Any:
+    """The scheduler with betas rescaled to zero terminal SNR and steps spaced to begin at it (Lin
+    et al. 2024, sections 3.1 and 3.3).
+
+    Raises `ConfigError` for a scheduler class without that option.
+    """
+    if "rescale_betas_zero_snr" not in scheduler.config:
+        raise ConfigError(
+            f"train.zero_terminal_snr=true: the base's {type(scheduler).__name__} has no zero "
+            "terminal SNR; put a DDIMScheduler into the base's scheduler folder"
+        )
+    changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return type(scheduler).from_config({**scheduler.config, **changes})
+
+
 def build_schedule(scheduler_config: dict) -> Schedule:
     """The schedule that a diffusers scheduler config describes, terminal SNR included."""
     prediction = scheduler_config.get("prediction_type", "epsilon")
@@ -63,7 +78,7 @@ def build_schedule(scheduler_config: dict) -> Schedule:
     alphas = scheduler.alphas_cumprod.float()
     if prediction == "epsilon" and float(alphas[-1]) == 0:
         raise ConfigError(
-            "the base's scheduler has rescale_betas_zero_snr=true with prediction_type='epsilon': "
-            "noise cannot be predicted from pure noise; use v_prediction or sample"
+            "zero terminal SNR (rescale_betas_zero_snr) with prediction_type='epsilon': "
+            "noise cannot be predicted from pure noise; it needs v_prediction or sample"
         )
     return Schedule(alphas, prediction)

@@ -79,7 +79,8 @@ def element_points(mask: np.ndarray) -> list[list[list[float]]]:
     The first is the one deepest inside. Each further one is, among those at least half as deep, the
     one farthest from the others.
     """
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    labelled: Any = ndimage.label(mask, structure=np.ones((3, 3)))
+    parts, count = labelled
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")
     kept: Sequence[int] = [part for part in order if sizes[part] >= SMALLEST_PART * sizes.max()]
@@ -87,7 +88,8 @@ def element_points(mask: np.ndarray) -> list[list[list[float]]]:
 
 
 def _spread_points(part: np.ndarray) -> list[list[float]]:
-    depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
+    padded: Any = ndimage.distance_transform_edt(np.pad(part, 1))
+    depth = padded[1:-1, 1:-1]
     deep = np.argwhere(depth >= 0.5 * depth.max())  # (y, x)
     chosen = [np.array(np.unravel_index(depth.argmax(), depth.shape))]
     nearest = np.full(len(deep), np.inf)

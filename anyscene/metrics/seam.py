@@ -34,16 +34,19 @@ def seam(image: Tensor, alpha: Tensor) -> Tensor:
     strip, around = _near_outline(mask, SEAM_PIXELS), _near_outline(mask, AROUND_PIXELS)
     beside = around & ~strip
     lab = srgb_to_lab(image).double()
-    sums = {True: 0.0, False: 0.0}
-    counts = {True: 0.0, False: 0.0}
+    along, aside = (_mean_step(lab, region).clamp(min=STEP_FLOOR) for region in (strip, beside))
+    return torch.log2(along / aside)
+
+
+def _mean_step(lab: Tensor, region: Tensor) -> Tensor:
+    """Mean CIELAB distance of neighbouring pixels that both lie in a region: B, NaN for none."""
+    total, count = lab.new_zeros(len(lab)), lab.new_zeros(len(lab))
     for dim in (-1, -2):
         step = lab.diff(dim=dim).square().sum(dim=1, keepdim=True).sqrt()
-        for in_strip, region in ((True, strip), (False, beside)):
-            both = _both_ends(region, dim)
-            sums[in_strip] = sums[in_strip] + (step * both).sum(dim=(1, 2, 3))
-            counts[in_strip] = counts[in_strip] + both.sum(dim=(1, 2, 3))
-    means = {key: sums[key] / counts[key] for key in sums}  # 0 / 0 is NaN
-    return torch.log2(means[True].clamp(min=STEP_FLOOR) / means[False].clamp(min=STEP_FLOOR))
+        both = _both_ends(region, dim)
+        total = total + (step * both).sum(dim=(1, 2, 3))
+        count = count + both.sum(dim=(1, 2, 3))
+    return total / count
 
 
 def _near_outline(mask: Tensor, radius: int) -> Tensor:

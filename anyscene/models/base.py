@@ -58,16 +58,22 @@ def _scale_and_shift(vae: Vae, like: Tensor) -> tuple[Tensor | float, Tensor | f
     return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
 
+def overflows_in_half(vae: Vae) -> bool:
+    """Whether a first stage says that it overflows in float16 (`force_upcast`, as most do)."""
+    config: Any = vae.config
+    return bool(getattr(config, "force_upcast", False))
+
+
 @contextmanager
 def _without_overflow(vae: Vae) -> Iterator[None]:
-    """In float32 while it is open, for a first stage in float16 that says that it overflows there
-    (`force_upcast`)."""
-    config: Any = vae.config
-    upcast = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
+    """In the first stage's own dtype while it is open, whatever autocast says; in float32 for one
+    in float16 that overflows there."""
+    upcast = vae.dtype == torch.float16 and overflows_in_half(vae)
     if upcast:
         vae.float()
     try:
-        yield
+        with torch.autocast(vae.device.type, enabled=False):
+            yield
     finally:
         if upcast:
             vae.half()
@@ -93,6 +99,13 @@ def weights_sha256(*modules: nn.Module) -> str:
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def store_frozen(network: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of a network that have no gradients in `dtype`."""
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 class Base(nn.Module):
@@ -163,6 +176,12 @@ class Base(nn.Module):
         """Hash of the frozen weights."""
         second = [] if self.text_encoder_2 is None else [self.text_encoder_2]
         return weights_sha256(self.unet, self.vae, self.text_encoder, *second)
+
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Store the weights without gradients in `dtype`, but for a first stage that overflows."""
+        for part in self.children():
+            if part is not self.vae or not overflows_in_half(self.vae):
+                store_frozen(part, dtype)
 
     def native_size(self) -> int:
         """Pixels a side that the base was made for."""

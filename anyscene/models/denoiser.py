@@ -105,4 +105,4 @@ class Denoiser:
                 "mid_block_additional_residual": mid,
             }
         output = self.unet(model_input, timestep, return_dict=False, **arguments, **residuals)
-        return output[0].chunk(n)
+        return output[0].to(latents.dtype).chunk(n)  # float32 under autocast

@@ -41,7 +41,8 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
     series the embedder would get no gradient until the second has moved.
 
     Raises:
-        ConfigError: `embedder_channels` that don't fit the first stage.
+        ConfigError: `embedder_channels` that don't fit the first stage, or `transformer_layers`
+            that don't fit the UNet.
         InputError: `init` that is missing or belongs to another base.
     """
     if config.init is not None:
@@ -64,9 +65,42 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
     fim = ControlNetModel.from_unet(
         base.unet, conditioning_channels=channels, conditioning_embedding_out_channels=widths
     )
+    if config.transformer_layers is not None:
+        fim = shrink_fim(fim, config.transformer_layers)
     generator = torch.Generator().manual_seed(seed)
     _initialise_embedder(fim, generator)
     return fim.requires_grad_(True).train()
+
+
+def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
+    """A FIM with fewer transformer layers in the blocks of each level, and otherwise the same.
+
+    Still a stock `ControlNetModel`: a level without any has plain `DownBlock2D`s, or a middle block
+    without attention. The first layers of the base are kept.
+    """
+    config: Any = fim.config
+    own = config.transformer_layers_per_block
+    levels = len(config.block_out_channels)
+    own = [own] * levels if isinstance(own, int) else list(own)
+    kinds = list(config.down_block_types)
+    most = [n if "CrossAttn" in kind else 0 for n, kind in zip(own, kinds, strict=True)]
+    if len(layers) != levels or any(n < 0 or n > m for n, m in zip(layers, most, strict=False)):
+        raise ConfigError(
+            f"fim.transformer_layers={layers} does not fit the base's UNet, which has {most}: one "
+            "number for each level, from 0 to the base's"
+        )
+    kinds = ["DownBlock2D" if n == 0 else k for n, k in zip(layers, kinds, strict=True)]
+    middle = {} if layers[-1] or most[-1] == 0 else {"mid_block_type": "UNetMidBlock2D"}
+    depth = [max(1, n) for n in layers]
+    if most[-1] == 0:  # the middle block has attention though its level has none
+        depth[-1] = own[-1]
+    smaller = ControlNetModel.from_config(
+        {**config, "down_block_types": kinds, "transformer_layers_per_block": depth, **middle}
+    )
+    assert isinstance(smaller, ControlNetModel)
+    known = fim.state_dict()
+    smaller.load_state_dict({name: known[name] for name in smaller.state_dict()}, strict=True)
+    return smaller
 
 
 def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> None:

@@ -68,7 +68,8 @@ class BiasedSelfAttention:
         if not self.bias.active or encoder_hidden_states is not None:
             return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         batch, tokens, _ = hidden_states.shape
-        projections = (attn.to_q, attn.to_k, attn.to_v)
+        layers: Any = attn  # whose types say that any layer may be missing
+        projections = (layers.to_q, layers.to_k, layers.to_v)
         query, key, value = (
             layer(hidden_states).view(batch, tokens, attn.heads, -1) for layer in projections
         )  # B N heads d
@@ -76,8 +77,8 @@ class BiasedSelfAttention:
         use_xformers = isinstance(self.plain, XFormersAttnProcessor)
         operator = {"op": self.plain.attention_op} if use_xformers else None
         attended = biased_attention(query, key, value, *columns, operator)
-        projected = attn.to_out[0](attended.reshape(batch, tokens, -1))
-        return attn.to_out[1](projected)  # dropout, the identity while sampling
+        projected = layers.to_out[0](attended.reshape(batch, tokens, -1))
+        return layers.to_out[1](projected)  # dropout, the identity while sampling
 
 
 def biased_attention(
@@ -99,12 +100,12 @@ def biased_attention(
     value = F.pad(value, (0, extra))  # fast kernels want one head dimension for all
     scale = head_dim**-0.5
     if xformers_options is not None:
-        from xformers.ops import memory_efficient_attention
+        from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
         attended = memory_efficient_attention(query, key, value, scale=scale, **xformers_options)
     else:
-        by_head = (part.transpose(1, 2) for part in (query, key, value))  # B heads N d
-        attended = F.scaled_dot_product_attention(*by_head, scale=scale).transpose(1, 2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
     return attended[..., :head_dim]
 
 
@@ -118,12 +119,11 @@ def _with_column(heads: Tensor, column: Tensor, extra: int) -> Tensor:
 def biased_self_attention(unet: UNet2DConditionModel, bias: AttentionBias) -> Iterator[None]:
     """While it is open, the UNet's self-attention has the bias; afterwards all is as before."""
     before = dict(unet.attn_processors)
-    unet.set_attn_processor(
-        {
-            name: BiasedSelfAttention(own, bias) if name.endswith(SELF_ATTENTION) else own
-            for name, own in before.items()
-        }
-    )
+    biased: dict[str, Any] = {
+        name: BiasedSelfAttention(own, bias) if name.endswith(SELF_ATTENTION) else own
+        for name, own in before.items()
+    }
+    unet.set_attn_processor(biased)
     try:
         yield
     finally:

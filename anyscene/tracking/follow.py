@@ -9,6 +9,7 @@ or `TOLD` when it has printed its one warning itself.
 import argparse
 import fcntl
 import os
+import shlex
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -105,7 +106,6 @@ class Lifeline(Thread):
 def follow(run: Path, lifeline: Lifeline, options: argparse.Namespace, terminal: Terminal) -> None:
     """Mirror the run folder until the lifeline ends, and then once more."""
     import wandb
-
     from anyscene.tracking.mirror import Mirror
 
     experiment = open_experiment(run, options, terminal)
@@ -131,8 +131,9 @@ def open_experiment(run: Path, options: argparse.Namespace, terminal: Terminal) 
     """
     import json
 
-    import wandb
     import yaml
+
+    import wandb
 
     config = yaml.safe_load((run / "config.yaml").read_text())
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
@@ -183,7 +184,7 @@ def check_server(address: str) -> None:
 
 def later(run: Path) -> str:
     """How to upload what W&B has on this machine."""
-    return f"To upload later: wandb sync --include-online {run}/wandb/*run-*"
+    return f"To upload later: wandb sync --include-online {shlex.quote(str(run))}/wandb/*run-*"
 
 
 def give_up(terminal: Terminal, wait: float) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import wandb
 import yaml
 
+import wandb
 from anyscene.data.sources import read_manifest
 from anyscene.errors import InputError
 from anyscene.metrics_file import parse_rows
 from anyscene.tracking.transaction_log import STEP, read_recorded
 
-TABLE = "samples"
+TABLE = "samples/table"
 REPORTS = ("evaluation.json", "report.html")
 
 
@@ -48,6 +48,10 @@ class Mirror:
             step = int(scenes.parent.name[5:])
             if (step, TABLE) not in self.recorded.figures:
                 rows[step][TABLE] = sample_table(scenes)
+        for picture in self._new("samples/step-*/*.png"):
+            step, name = int(picture.parent.name[5:]), f"samples/{picture.stem}"
+            if (step, name) not in self.recorded.figures:
+                rows[step][name] = wandb.Image(str(picture))
         for step in sorted(rows):
             self._log(step, rows[step])
         for record in self._new("checkpoints/step-*.json"):

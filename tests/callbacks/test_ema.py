@@ -75,4 +75,4 @@ def test_samples_are_made_with_the_average(module):
     assert module.pipeline().controlnet is module.averaged
     assert module.pipeline(averaged=False).controlnet is module.trained
     callback.setup(trainer, module, "validate")
-    assert callback.model.module is module.averaged
+    assert callback.model is module.averaged

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 from tiny import tiny_config
 from training import save_tiny_judge
 
@@ -35,7 +36,13 @@ def validate(callback: ValidationScenes, module: SceneModule, batches: list, mon
     """One validation at step 7; returns what was recorded."""
     recorded: dict = {}
     monkeypatch.setattr(module, "record", recorded.update)
-    trainer = SimpleNamespace(global_step=7, world_size=1, is_global_zero=True, loggers=[])
+    trainer = SimpleNamespace(
+        global_step=7,
+        world_size=1,
+        is_global_zero=True,
+        loggers=[],
+        precision_plugin=Precision(),
+    )
     callback.on_validation_epoch_start(trainer, module)
     for number, batch in enumerate(batches):
         callback.on_validation_batch_end(trainer, module, None, batch, number)

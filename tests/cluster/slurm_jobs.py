@@ -13,7 +13,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 600
 
 
 CLOSING = threading.Event()

@@ -81,7 +81,10 @@ def cached_members(stored: dict[str, torch.Tensor]) -> dict[str, bytes]:
 def test_a_cached_sample_comes_back_as_it_was_stored() -> None:
     stored = moments() | {"std": torch.rand(4, 4, 6).half()}
     sample = decode(Slot(7, 0, 0, 0), "s", cached_members(stored), (16, 24), (4, 4, 6))
-    (host,) = collate([Loaded([sample, sample], [])])
+    loaded = Loaded(room=3)
+    for _ in range(2):
+        loaded.add(sample)
+    (host,) = collate([loaded])
     assert "scene_uint8" not in host
     assert torch.equal(host["latent_mean"], torch.stack([stored["mean"]] * 2))
     assert torch.equal(host["latent_std"], torch.stack([stored["std"]] * 2))

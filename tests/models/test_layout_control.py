@@ -13,7 +13,7 @@ from anyscene.models.layout_control import (
 
 def test_latents_that_the_mask_covers_in_part_are_not_kept():
     alpha = torch.zeros(1, 1, 32, 32)
-    alpha[..., 8:24, 8:22] = 1  # right edge within a cell of 4 pixels
+    alpha[..., 8:24, 8:23] = 1  # right edge within a cell of 4 pixels
     keep = keep_mask(alpha, (8, 8))[0, 0]
     expected = torch.zeros(8, 8)
     expected[2:6, 2:5] = 1

@@ -67,5 +67,5 @@ def all_figures(last: int) -> set[tuple[int, str]]:
     """What is logged up to a step."""
     train = {(step, name) for step in range(1, last + 1) for name in NAMES}
     return train | {
-        (step, name) for step in range(4, last + 1, 4) for name in ("val/loss", "samples")
+        (step, name) for step in range(4, last + 1, 4) for name in ("val/loss", "samples/table")
     }

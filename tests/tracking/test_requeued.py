@@ -88,7 +88,7 @@ def test_data_checkpoints_reports_and_tables_are_artifacts(requeued):
     place = (requeued.folder / "checkpoints/step-00000009.ckpt").absolute()
     assert entry.ref == f"file://{place}"  # where it lies: weights are not uploaded
     assert json.loads(last.metadata)["sha256"] == f"{9:064d}"
-    tables = list(requeued.folder.glob("wandb/*run-*/files/media/table/*.json"))
+    tables = list(requeued.folder.glob("wandb/*run-*/files/media/table/**/*.json"))
     columns = [json.loads(table.read_text())["columns"] for table in tables]
     assert columns == [["prompt", "foreground", "generated", "real"]] * 2
 

@@ -7,6 +7,7 @@ from anyscene.benchmark.methods.base import MethodSettings, Pngs, SceneJob
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.image_jobs import Model, make_images
+from anyscene.layout_settings import layout_record
 
 
 class AnyScene:
@@ -24,7 +25,7 @@ class AnyScene:
         blend = {"mode": self.sample.blend.name, "k": float(self.sample.blend_k)}
         return {
             "foreground_guidance_scale": float(self.sample.foreground_guidance_scale),
-            "layout": None,
+            "layout": layout_record(self.sample.layout),
             "blend": None if self.sample.blend is Blend.none else blend,
         }
 

@@ -23,7 +23,7 @@ from anyscene.config import Blend
 from anyscene.image_jobs import Model
 from anyscene.layout_settings import LayoutControl, layout_record
 
-LAYOUT = LayoutControl(known_latent=1.0, known_latent_end=1.0)
+LAYOUT = LayoutControl(known_latent=1.0, known_latent_end=1.0)  # wholly, in all steps
 
 
 class BlendedLatent:

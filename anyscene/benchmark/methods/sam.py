@@ -23,11 +23,12 @@ class SamMasks:
 
     def __init__(self, path: Path | str, device: str = "cpu") -> None:
         try:
-            self.model: Any = SamModel.from_pretrained(path).to(device).eval()
+            model: Any = SamModel.from_pretrained(path)
             self.processor: Any = SamProcessor.from_pretrained(path)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"--sam {path} could not be loaded ({reason})") from None
+        self.model = model.to(device).eval()
         self.device = device
 
     @torch.no_grad()

@@ -10,21 +10,19 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.torch
 import torch
 import webdataset
-from litdata import StreamingDataLoader, StreamingDataset, optimize
 from PIL import Image
-from webdataset.tariterators import tarfile_samples
 
 BATCH = 16
-IMAGES = ("scene.jpg", "foreground.jpg", "mask.png", "elements.png")
 
 
 def main() -> None:
@@ -34,24 +32,30 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # litdata prints
-    for name in ("scenes", "cached"):
-        write_litdata(folder / name, folder / f"litdata-{name}")
     pipelines: dict[str, Callable[[], Iterable[Any]]] = {
         "scenes webdataset floats": lambda: webdataset_floats(folder / "scenes"),
         "scenes webdataset uint8": lambda: webdataset_uint8(folder / "scenes"),
-        "scenes litdata": lambda: litdata_batches(folder / "litdata-scenes"),
         "cached webdataset": lambda: webdataset_cached(folder / "npy"),
-        "cached litdata": lambda: litdata_batches(folder / "litdata-cached"),
         "latents webdataset": lambda: webdataset_latents(folder / "latents"),
     }
-    versions = {name: version(name) for name in ("webdataset", "litdata", "pillow")}
-    sizes = {name: folder_bytes(folder / name) for name in ("litdata-scenes", "litdata-cached")}
-    print(json.dumps({"versions": versions, "bytes": sizes}), file=answers, flush=True)
+    versions = {name: version(name) for name in ("webdataset", "pillow")}
+    sizes = {}
+    if find_spec("litdata"):
+        import data_litdata
+
+        versions["litdata"] = version("litdata")
+        for name in ("scenes", "cached"):
+            stored = folder / f"litdata-{name}"
+            data_litdata.write(folder / name, stored)
+            pipelines[f"{name} litdata"] = partial(data_litdata.batches, stored, BATCH)
+            sizes[stored.name] = folder_bytes(stored)
+    facts = {"versions": versions, "bytes": sizes, "pipelines": list(pipelines)}
+    print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in pipelines[line.strip()]():
             pass
-        print(time.perf_counter() - start, file=answers, flush=True)
+        print(time.process_time() - start, file=answers, flush=True)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -100,54 +104,6 @@ def webdataset_cached(folder: Path) -> Iterable[Any]:
 def webdataset_latents(folder: Path) -> Iterable[Any]:
     """As documented: `.decode()` of npy."""
     return samples(folder).decode().to_tuple("latents.npy").batched(BATCH)
-
-
-def write_litdata(shards: Path, out: Path) -> None:
-    """The same samples in litdata's format, their members as bytes."""
-    optimize(
-        fn=read_shard,
-        inputs=sorted(str(path) for path in shards.glob("*.tar")),
-        output_dir=str(out),
-        chunk_bytes="64MB",
-        num_workers=1,
-    )
-
-
-def read_shard(path: str) -> Iterable[dict[str, bytes]]:
-    for sample in tarfile_samples([{"url": path}]):
-        yield {name: data for name, data in sample.items() if not name.startswith("__")}
-
-
-class Decoded(StreamingDataset):
-    """litdata's samples, decoded as anyscene does."""
-
-    def __getitem__(self, index: Any) -> dict[str, Any]:
-        stored = super().__getitem__(index)
-        sample: dict[str, Any] = {"meta": json.loads(bytes(stored["meta.json"]))}
-        for name in IMAGES:
-            if name in stored:
-                flags = cv2.IMREAD_COLOR_RGB if name.endswith("jpg") else cv2.IMREAD_UNCHANGED
-                sample[name] = cv2.imdecode(np.frombuffer(stored[name], np.uint8), flags)
-        if "latents.safetensors" in stored:
-            sample |= safetensors.torch.load(bytes(stored["latents.safetensors"]))
-        return sample
-
-
-def litdata_batches(folder: Path) -> Iterable[Any]:
-    """Batches of `Decoded` samples."""
-    return StreamingDataLoader(
-        Decoded(str(folder)), batch_size=BATCH, num_workers=0, collate_fn=collate
-    )
-
-
-def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-    stacked: dict[str, Any] = {"meta": [sample["meta"] for sample in batch]}
-    for name, value in batch[0].items():
-        if isinstance(value, np.ndarray):
-            stacked[name] = torch.from_numpy(np.stack([sample[name] for sample in batch]))
-        elif isinstance(value, torch.Tensor):
-            stacked[name] = torch.stack([sample[name] for sample in batch])
-    return stacked
 
 
 if __name__ == "__main__":

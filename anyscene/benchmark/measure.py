@@ -1,0 +1,245 @@
+"""The figures of one run: a value for every image, and those of the whole set."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from anyscene.benchmark.runs import Run
+from anyscene.benchmark.scenes import REAL, Benchmark, BenchmarkScene
+from anyscene.config import MetricsConfig
+from anyscene.manifest import GenerationLine
+from anyscene.metrics.build import build_metric_set
+from anyscene.metrics.catalogue import CATALOGUE, Better, Box, MetricInfo, ScoreBatch
+from anyscene.metrics.features import FeatureExtractor
+from anyscene.metrics.judge import Judge
+from anyscene.metrics.make_reference import make_references
+from anyscene.metrics.metric_set import MetricSet
+from anyscene.metrics.networks import Missing, Networks
+from anyscene.metrics.suite import SceneMetrics
+
+BATCH = 16
+
+JUDGED = {
+    "shadow_correlation": MetricInfo("Harmony: correlation with the true shadow", Better.higher),
+    "mask_iou": MetricInfo("IoU of the found objects and the mask", Better.higher),
+    "outside_share": MetricInfo("Object pixels outside the mask", Better.lower),
+    "growth": MetricInfo("Growth over the mask", Better.lower),
+    "lost": MetricInfo("Mask that is lost", Better.lower),
+    "boundary_f": MetricInfo("Boundary F of the found objects", Better.higher),
+    "colour_shift": MetricInfo("Colour shift of the elements", Better.lower, "CIELAB"),
+    "place_accuracy": MetricInfo("Place as in the prompt", Better.higher),
+    "light_accuracy": MetricInfo("Light as in the prompt", Better.higher),
+}
+"""A judge's metrics of procedural scenes, of a method's final images. Not its seam: that has no
+better end without the same scene before blending, and is lowest where no element is."""
+
+INFO = JUDGED | CATALOGUE
+KERNEL = ("kid", "cmmd")
+FRECHET = ("fid", "fd_dinov2")
+
+
+@dataclass
+class Figures:
+    """What was measured. `values[metric]` is scenes x repeats, NaN where an image has none."""
+
+    values: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    sets: dict[str, list[float]] = field(default_factory=dict)  # a value a generation seed
+    replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of KID, CMMD
+    missing: dict[str, str] = field(default_factory=dict)  # metric: why
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What measures, the same for all runs."""
+
+    benchmark: Benchmark
+    metrics: MetricSet
+    judge: SceneMetrics | None
+    device: str
+
+    @classmethod
+    def build(cls, benchmark: Benchmark, config: MetricsConfig, work: Path, device: str) -> "Meter":
+        """From a configuration; the reference statistics of the real images go to `work`.
+
+        Raises:
+            InputError: weights or a judge that are named but cannot be used.
+        """
+        if config.reference is None:
+            made = write_reference(benchmark, config, work, device)
+            config = replace(config, reference=str(work) if made else None)
+        judge = None
+        if config.judge is not None:
+            judge = SceneMetrics(Judge.from_pretrained(config.judge)).to(device)
+        return cls(benchmark, build_metric_set(config, device), judge, device)
+
+    def measure(self, run: Run) -> Figures:
+        """All figures of a run."""
+        figures = Figures()
+        for repeat in range(run.repeats):
+            lines = [own[repeat] for own in run.lines]
+            self._measure_once(figures, run.name, lines, run.folder)
+        return figures
+
+    def measure_real(self) -> Figures | None:
+        """The judge's figures of the real scenes themselves: what perfect images would get. None
+        without a judge, or where a scene has no real image."""
+        scenes = self.benchmark.scenes
+        if self.judge is None or any(scene["real"] is None for scene in scenes):
+            return None
+        figures = Figures()
+        self.judge.reset()
+        for start in range(0, len(scenes), BATCH):
+            part = scenes[start : start + BATCH]
+            real = torch.stack([self._real(scene) for scene in part]).float() / 255
+            alpha = torch.stack([_image(self._mask(scene), "L") for scene in part]).float() / 255
+            self._judge(real, real, alpha, part)
+        self._keep_judged(figures)
+        return figures
+
+    def _measure_once(
+        self, figures: Figures, name: str, lines: Sequence[GenerationLine], folder: Path
+    ) -> None:
+        """Add one generation seed's images of all scenes."""
+        self.metrics.reset()
+        if self.judge is not None:
+            self.judge.reset()
+        parts = _parts(lines)
+        for numbers in tqdm(parts, f"score {name}", unit="batch", disable=None):
+            self._update([lines[n] for n in numbers], numbers, folder)
+        results = self.metrics.compute(intervals=True)
+        for metric, result in results.items():
+            if result.value is None:
+                figures.missing[metric] = result.reason or "no reason given"
+            elif result.per_image is not None:
+                _add_column(figures, metric, result.per_image)
+            else:
+                figures.sets.setdefault(metric, []).append(result.value)
+            if result.replicates is not None:
+                drawn = np.asarray(result.replicates)[None]
+                before = figures.replicates.get(metric, np.empty((0, drawn.shape[1])))
+                figures.replicates[metric] = np.concatenate([before, drawn])
+            figures.details[metric] = result.details
+        self._keep_judged(figures)
+
+    def _update(
+        self, lines: Sequence[GenerationLine], numbers: Sequence[int], folder: Path
+    ) -> None:
+        scenes = [self.benchmark.scenes[n] for n in numbers]
+        image, raw = (
+            torch.stack([_image(folder / line[kind], "RGB") for line in lines])
+            for kind in ("image", "image_raw")
+        )
+        canvas = torch.stack([_image(folder / str(line["canvas"]), "RGBA") for line in lines])
+        batch = ScoreBatch(
+            numbers=list(numbers),
+            image=image.to(self.device),
+            raw=raw.to(self.device),
+            prompts=[line["prompt"] for line in lines],
+            foreground=canvas[:, :3].to(self.device),
+            alpha=canvas[:, 3:].to(self.device),
+            boxes=[
+                boxes_at(scene, line["height"], line["width"])
+                for scene, line in zip(scenes, lines, strict=True)
+            ],
+        )
+        self.metrics.update(batch)
+        if self.judge is not None:
+            alpha = canvas[:, 3:].float() / 255
+            self._judge(image.float() / 255, canvas[:, :3].float() / 255, alpha, scenes)
+
+    def _judge(
+        self, image: Tensor, own: Tensor, alpha: Tensor, scenes: Sequence[BenchmarkScene]
+    ) -> None:
+        """Only the judge's own figures count; what stands for the real scene is not looked at."""
+        assert self.judge is not None
+        shown = image.to(self.device)
+        truths = [scene["truth"] for scene in scenes]
+        self.judge.update(shown, shown, own.to(self.device), alpha.to(self.device), truths)
+
+    def _keep_judged(self, figures: Figures) -> None:
+        if self.judge is None:
+            for metric in JUDGED:
+                figures.missing[metric] = "metrics.judge is not given"
+            return
+        columns = self.judge.per_image()
+        for metric in JUDGED:
+            if all(math.isnan(value) for value in columns[metric]):
+                figures.missing[metric] = "no scene's truth is known"
+            else:
+                _add_column(figures, metric, columns[metric])
+
+    def _real(self, scene: BenchmarkScene) -> Tensor:
+        return _image(self.benchmark.folder / str(scene["real"]), "RGB")
+
+    def _mask(self, scene: BenchmarkScene) -> Path:
+        return self.benchmark.folder / scene["mask"]
+
+
+def _add_column(figures: Figures, metric: str, column: Sequence[float]) -> None:
+    values = np.asarray(column, dtype=np.float64)[:, None]
+    before = figures.values.get(metric)
+    figures.values[metric] = values if before is None else np.hstack([before, values])
+
+
+def _parts(lines: Sequence[GenerationLine]) -> list[list[int]]:
+    """Numbers of lines in batches of one size, in rising order within a size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for number, line in enumerate(lines):
+        by_size.setdefault((line["height"], line["width"]), []).append(number)
+    return [
+        own[start : start + BATCH]
+        for own in by_size.values()
+        for start in range(0, len(own), BATCH)
+    ]
+
+
+def boxes_at(scene: BenchmarkScene, height: int, width: int) -> list[Box]:
+    """The elements' boxes at another size than the canvas': left, top, right, bottom."""
+    down, across = height / scene["height"], width / scene["width"]
+    boxes = []
+    for element in scene["elements"]:
+        left, top, breadth, depth = element["box_xywh"]
+        boxes.append(
+            (
+                math.floor(left * across),
+                math.floor(top * down),
+                min(width, math.ceil((left + breadth) * across)),
+                min(height, math.ceil((top + depth) * down)),
+            )
+        )
+    return boxes
+
+
+def write_reference(benchmark: Benchmark, config: MetricsConfig, folder: Path, device: str) -> bool:
+    """Statistics of the benchmark's real images, of each network that is given; whether any is."""
+    networks = Networks(config)
+    wanted: dict[str, Callable[[], FeatureExtractor]] = {
+        "inception": networks.inception,
+        "clip": lambda: networks.clip("cmmd_clip", "clip"),
+        "dinov2": networks.dino,
+    }
+    extractors = {}
+    for name, load in wanted.items():
+        with suppress(Missing):
+            extractors[name] = load().to(device)
+    if extractors:
+        make_references(benchmark.folder / REAL, extractors, folder, device)
+    return bool(extractors)
+
+
+def _image(path: Path, mode: str) -> Tensor:
+    """C H W u8."""
+    with Image.open(path) as file:
+        pixels = np.array(file.convert(mode))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,94 @@
+"""Statistics of a benchmark: against statsmodels and scipy, and the sign of an advantage."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from anyscene.benchmark.measure import boxes_at
+from anyscene.benchmark.pictures import ranked_scenes
+from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.statistics import (
+    best_of,
+    compare,
+    estimate,
+    groups,
+    holm,
+    scene_means,
+    signed_rank,
+)
+from anyscene.metrics.catalogue import Better
+
+
+def test_holm_is_that_of_statsmodels():
+    values = [0.04, 0.001, 0.3, 0.02, 0.9]
+    expected = multipletests(values, method="holm")[1]
+    assert holm(values) == pytest.approx(list(expected), abs=1e-12)
+    assert holm([0.5, None, 0.01]) == [0.5, None, 0.02]
+
+
+def test_mean_over_seeds_comes_before_the_mean_over_scenes():
+    values = np.array([[1.0, 3.0], [np.nan, 5.0], [np.nan, np.nan]])
+    means = scene_means(values)
+    assert means[:2].tolist() == [2.0, 5.0]
+    assert math.isnan(means[2])
+    own = estimate(means)
+    assert own["value"] == 3.5
+    assert own["scenes"] == 2
+    assert estimate(np.array([np.nan])) == {"value": None, "interval": None, "scenes": 0}
+
+
+@pytest.mark.parametrize("better", list(Better))
+def test_advantage_is_positive_for_the_better_method(better: Better):
+    random = np.random.default_rng(0)
+    good = random.normal(1, 0.1, 40)
+    bad = good - 0.5 + random.normal(0, 0.1, 40)
+    if better is Better.lower:
+        good, bad = -good, -bad
+    columns = {"good": good, "bad": bad, "same": good.copy()}
+    assert best_of(columns, better) == "good"
+    against_bad, against_same = compare(columns, "good", better)
+    assert against_bad["advantage"] == pytest.approx(0.5, abs=0.06)
+    interval = against_bad["interval"]
+    assert interval is not None
+    assert 0 < interval[0] < against_bad["advantage"] < interval[1]
+    expected = stats.wilcoxon(good - bad, zero_method="pratt").pvalue
+    assert against_bad["p"] == pytest.approx(2 * expected)  # Holm: two tests
+    assert against_same["advantage"] == 0
+    assert against_same["p"] == 1
+
+
+def test_pairs_without_a_value_are_left_out():
+    columns = {"a": np.array([1.0, np.nan, 3.0]), "b": np.array([0.0, 0.0, np.nan])}
+    (pair,) = compare(columns, "a", Better.higher)
+    assert pair["scenes"] == 1
+    assert pair["interval"] is None
+    assert pair["p"] is None
+    assert signed_rank(np.array([0.0, 0.0])) == 1
+
+
+def test_groups_have_enough_scenes(demo_benchmark: Benchmark):
+    every = groups(demo_benchmark, 1)
+    assert every["layout: original"] == [0, 1, 2, 3]
+    assert {name for name in every if ":" not in name} == set(demo_benchmark.record["categories"])
+    assert set(groups(demo_benchmark, 4)) >= {"layout: original"}
+    assert all(len(own) >= 2 for own in groups(demo_benchmark, 2).values())
+
+
+def test_ranked_scenes_are_each_shown_once():
+    values = [0.1, np.nan, 0.9, 0.5, 0.7, 0.3, 0.2, 0.8]
+    rows = ranked_scenes(values, Better.higher)
+    assert rows == {"best": [2, 7], "median": [4, 3], "worst": [6, 0]}
+    shown = [n for own in rows.values() for n in own]
+    assert len(shown) == len(set(shown))
+    assert 1 not in shown
+    assert ranked_scenes(values, Better.lower)["best"] == [0, 6]
+
+
+def test_boxes_follow_the_size_of_the_image(demo_benchmark: Benchmark):
+    scene = demo_benchmark.scenes[0]
+    for element, box in zip(scene["elements"], boxes_at(scene, 128, 128), strict=True):
+        left, top, width, height = element["box_xywh"]
+        assert box == (2 * left, 2 * top, 2 * (left + width), 2 * (top + height))

@@ -1,0 +1,101 @@
+"""The gradient before a step: its norm, its clipping, and runs that are stopped in time."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import Run, Workspace, assert_same_training_state, recorded_keys, refused
+
+from anyscene.callbacks.gradients import Gradients
+from anyscene.cli import main
+from anyscene.module import SceneModule
+
+
+@pytest.fixture
+def workspace(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path) -> Workspace:
+    return Workspace.make(tiny_base_folder, demo_shards, tmp_path / "runs")
+
+
+def break_step(monkeypatch: pytest.MonkeyPatch, step: int, factor: float, part: str) -> None:
+    """The loss, or the gradient alone, of the second micro-batch of a step is multiplied."""
+    training_step = SceneModule.training_step
+
+    def broken(self: SceneModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = training_step(self, batch, batch_idx)
+        if self.global_step != step - 1 or batch_idx % 2 == 0:
+            return loss
+        if part == "loss":
+            return loss * factor
+        loss.register_hook(lambda gradient: gradient * factor)
+        return loss
+
+    monkeypatch.setattr(SceneModule, "training_step", broken)
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_run_that_is_not_finite_stops_before_the_step(
+    part: str, factor: float, workspace: Workspace, capsys: pytest.CaptureFixture
+):
+    options = ("train.accumulate=2", "data.val=null", "train.checkpoint_every=2")
+    with pytest.MonkeyPatch.context() as patch:
+        break_step(patch, 4, factor, part)
+        with recorded_keys() as keys:
+            line = refused(workspace.command("broken", *options), capsys, code=1)
+    assert re.search(r"step 4 is not finite: losses \S+, \S+, gradient norm (nan|inf)", line)
+    assert (str(factor) in line.split("gradient")[0]) == (part == "loss")
+    assert all((key in line) for key in keys[-1])
+    assert all((key in line) == (part == "gradient") for key in keys[-2])
+    run = workspace.run("broken")
+    assert [file.name for file in run.folder.glob("checkpoints/*.ckpt")] == ["step-00000002.ckpt"]
+    assert main(workspace.command("broken", *options)) == 0  # goes on from there
+    whole = workspace.train("whole", *options)
+    assert_same_training_state(run.state(6), whole.state(6))
+
+
+def test_the_gradient_is_clipped_by_its_norm(workspace: Workspace, monkeypatch):
+    seen = []
+    before = Gradients.on_before_optimizer_step
+
+    def note(self: Gradients, trainer: Any, module: SceneModule, *rest: Any) -> None:
+        raw = [parameter.grad.clone() for parameter in module.trained.parameters()]
+        before(self, trainer, module, *rest)
+        clipped = [parameter.grad.clone() for parameter in module.trained.parameters()]
+        seen.append((raw, clipped, self.norm))
+
+    monkeypatch.setattr(Gradients, "on_before_optimizer_step", note)
+    workspace.train("clipped", "train.clip_norm=0.001", "data.val=null", "train.steps=2")
+    assert len(seen) == 2
+    for raw, clipped, norm in seen:
+        torch.testing.assert_close(torch.cat([g.flatten() for g in raw]).norm(), norm)
+        ours = torch.cat([gradient.flatten() for gradient in clipped]).norm()
+        torch.testing.assert_close(ours, torch.tensor(0.001), rtol=1e-3, atol=0)
+
+
+def test_out_of_memory_names_the_batch_and_what_helps(
+    workspace: Workspace, monkeypatch, capsys: pytest.CaptureFixture
+):
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SceneModule, "training_step", full)
+    line = refused(workspace.command("full", "train.accumulate=2"), capsys, code=1)
+    assert "not enough for a micro-batch of 2 images of 64x64" in line
+    wanted = ("gradient_checkpointing=true", "precision=bf16", "accumulate=4 (micro-batches of 1)")
+    places = [line.index(name) for name in (*wanted, "adamw8bit (", "ema_on_cpu=true (")]
+    assert places == sorted(places)
+    used = ("train.gradient_checkpointing=true", "train.precision=bf16", "train.ema_on_cpu=true")
+    line = refused(workspace.command("fuller", "train.accumulate=4", *used), capsys, code=1)
+    assert not any(f"{name} (" in line for name in used)
+    assert "accumulate" not in line
+
+
+def test_runs_leave_what_validation_measures(workspace: Workspace):
+    """The loss by part of the timesteps, and the swap probe."""
+    run: Run = workspace.train("probe", "data.val_samples=4")
+    names = {name for name in run.csv.read_text().replace(",", "\n").split() if "val/" in name}
+    assert {"val/loss", "val/swap_ratio"} <= names
+    assert any(name.startswith("val/loss_timesteps_") for name in names)
+    assert run.figures("val/swap_ratio")[6] != 1
