@@ -106,6 +106,7 @@ class Lifeline(Thread):
 def follow(run: Path, lifeline: Lifeline, options: argparse.Namespace, terminal: Terminal) -> None:
     """Mirror the run folder until the lifeline ends, and then once more."""
     import wandb
+
     from anyscene.tracking.mirror import Mirror
 
     experiment = open_experiment(run, options, terminal)
@@ -131,9 +132,8 @@ def open_experiment(run: Path, options: argparse.Namespace, terminal: Terminal) 
     """
     import json
 
-    import yaml
-
     import wandb
+    import yaml
 
     config = yaml.safe_load((run / "config.yaml").read_text())
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import wandb
 import yaml
 
-import wandb
 from anyscene.data.sources import read_manifest
 from anyscene.errors import InputError
 from anyscene.metrics_file import parse_rows
