@@ -38,6 +38,14 @@ class Views:
         self._features: dict[tuple[str, int], Tensor] = {}
         self._owners: dict[int, Tensor] = {}
 
+    def unrounded(self, name: str) -> Tensor:
+        """Images as they came, as floats: for the judge, whose figures repeat a sampling whose
+        last bits may differ, which rounding would make larger."""
+        images = getattr(self.batch, name)
+        images = self.batch.image if images is None else images
+        device = self.images[name].device
+        return self.images[name] if images.dtype == torch.uint8 else images.to(device)
+
     def has(self, needs: tuple[str, ...]) -> bool:
         """Whether the batch came with all of these."""
         return all(n in self.images or getattr(self.batch, n, None) is not None for n in needs)
@@ -134,9 +142,11 @@ class MetricSet(nn.Module):
                     missing = torch.full((len(batch.numbers),), torch.nan)
                     entry.metric.keep(*[missing] * len(entry.names))
             if self.judge is not None and views.has(("real", "alpha")):
-                raw, image = views.images["raw"], views.images["image"]
+                raw, image = views.unrounded("raw"), views.unrounded("image")
                 truths: list[Any] = batch.truths or [None] * len(batch.numbers)
-                self.judge.update(raw, image, views.images["real"], views.images["alpha"], truths)
+                self.judge.update(
+                    raw, image, views.unrounded("real"), views.images["alpha"], truths
+                )
 
     def numbers(self) -> list[int]:
         """The numbers of all ranks' images, sorted. A collective."""

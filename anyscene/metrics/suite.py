@@ -11,7 +11,6 @@ from anyscene.metrics.fid import FrechetDistance
 from anyscene.metrics.fidelity import LayoutMetrics, MaskedPsnr
 from anyscene.metrics.judge import Judge
 from anyscene.metrics.per_image import PerImageMetric
-from anyscene.metrics.preprocess import as_saved
 from anyscene.metrics.prompt import PromptAccuracy
 from anyscene.metrics.seam import SeamMetrics
 from anyscene.metrics.shadow import ShadowCorrelation
@@ -58,10 +57,10 @@ class SceneMetrics(nn.Module):
         """Add a batch. Scenes without truth count in the metrics that need none.
 
         generated, blended (the same after blending) and scene (the real one): B 3 H W in [0, 1],
-        sides divisible by 8; they count as their PNG files. alpha: B 1 H W in [0, 1]. All on this
+        sides divisible by 8. alpha: B 1 H W in [0, 1]. All on this
         object's device.
         """
-        generated, blended, scene = (as_saved(images) for images in (generated, blended, scene))
+        generated, blended, scene = (images.float() for images in (generated, blended, scene))
         alpha = alpha.float()
         asked = [None if truth is None else labels_of(truth) for truth in truths]
         segmenter = self.judge.segmenter
