@@ -54,7 +54,10 @@ class Gradients(Callback):
         self.losses.append(loss.detach())
 
     def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, *_args: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        optimizer: Any,  # noqa: ARG002
     ) -> None:
         assert isinstance(pl_module, SceneModule)
         parameters = [p for p in trained_parameters(pl_module.trained) if p.grad is not None]

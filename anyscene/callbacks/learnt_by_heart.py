@@ -34,7 +34,11 @@ class LearntByHeart(Callback):
         self.samples: dict[str, dict[str, Any]] = {}  # by key
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: AnyDeviceBatch, *_args: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: AnyDeviceBatch,
+        batch_idx: int,  # noqa: ARG002
     ) -> None:
         assert isinstance(pl_module, SceneModule)
         wanted = trainer.is_global_zero and len(self.samples) < self.count

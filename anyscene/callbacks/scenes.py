@@ -17,6 +17,7 @@ from anyscene.metrics.catalogue import ScoreBatch
 from anyscene.metrics.elements import element_boxes
 from anyscene.metrics.judge import Judge
 from anyscene.metrics.metric_set import MetricSet
+from anyscene.metrics.preprocess import as_saved
 from anyscene.module import SceneModule
 from anyscene.sampler import sample_options, sample_scenes
 from anyscene.visual import sample_grid
@@ -60,7 +61,7 @@ class ValidationScenes(Callback):
         **_kwargs: Any,
     ) -> None:
         assert isinstance(pl_module, SceneModule)
-        scene = batch["scene"] / 2 + 0.5
+        scene = as_saved(batch["scene"] / 2 + 0.5)  # as evaluation reads it, to the last bit
         numbers = batch["counter"].tolist()
         with trainer.precision_plugin.forward_context():
             output = sample_scenes(
@@ -124,7 +125,7 @@ def write_grid(path: Path, columns: dict[str, torch.Tensor], prompts: list[str])
 
 def write_scenes(path: Path, columns: dict[str, torch.Tensor], prompts: list[str]) -> None:
     """The same as arrays: `prompt` N, and images N H W 3 or masks N H W as bytes."""
-    arrays = {"prompt": np.array(prompts)}
+    arrays: dict[str, Any] = {"prompt": np.array(prompts)}
     for name, images in columns.items():
         pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
         arrays[name] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels

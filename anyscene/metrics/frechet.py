@@ -42,8 +42,10 @@ class Gaussian:
 
     def to(self, device: torch.device | str) -> "Gaussian":
         """The same on a device."""
-        parts = (self.mean, self.covariance, self.rows)
-        return Gaussian(*[None if part is None else part.to(device) for part in parts])
+        covariance, rows = (
+            None if part is None else part.to(device) for part in (self.covariance, self.rows)
+        )
+        return Gaussian(self.mean.to(device), covariance, rows)
 
     def variance(self) -> Tensor:
         """The covariance's trace."""
