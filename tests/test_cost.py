@@ -34,7 +34,8 @@ def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
     common = ("data.batch_size=4", "train.precision=bf16")
     lean = count_step(config_of(base, demo_shards, *common, "train.gradient_checkpointing=true"))
     plain = count_step(config_of(base, demo_shards, *common))
-    assert lean.peak < 0.85 * plain.peak
+    assert lean.peak < 12 * GIB
+    assert lean.peak < 0.9 * plain.peak
     assert lean.trained == pytest.approx(361e6 * 4, rel=0.01)
     assert (lean.gradients, lean.average) == (lean.trained, lean.trained)
     assert lean.optimizer == pytest.approx(2 * lean.trained, rel=0.01)

@@ -39,7 +39,7 @@ def test_an_export_has_the_figures_that_its_training_logged(
     before, after = rows["FIM, before blending"], rows["FIM, after blending"]
     for name, value in before["figures"].items():
         own = after["figures"][name] if name in ("seam", "colour_shift") else value
-        assert own == pytest.approx(logged[name], abs=1e-6), name
+        assert own == pytest.approx(logged[name], rel=1e-6, abs=1e-6), name
     assert after["figures"]["psnr_in_mask"] == pytest.approx(logged["psnr_in_mask_blended"])
     low, high = before["intervals"]["psnr_in_mask"]
     assert low <= before["figures"]["psnr_in_mask"] <= high

@@ -104,6 +104,7 @@ LEVELS = {
     "anyscene.model_card": 1,
     "anyscene.scene_list": 1,
     "anyscene.data.fetching": 0,
+    "anyscene.data.png": 0,
     "anyscene.elastic": 1,
     "anyscene.files": 0,
     "anyscene.metrics_file": 0,

@@ -88,7 +88,7 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
         (["data.shuffle_window=2"], ["data.shuffle_window is 2", "made with 4096"]),
         (["debug.overfit=1"], ["debug.overfit is 1", "made with 0"]),
         (["fim.hint=latent"], ["fim.hint is latent", "made with pixel"]),
-        (["train.trainable=unet"], ["train.trainable is unet", "made with fim"]),
+        (["train.trainable=unet", "train.injection=none"], ["is unet", "made with fim"]),
     ],
 )
 def test_what_a_resume_must_not_change(overrides, parts, whole, workspace, capsys):

@@ -1,12 +1,10 @@
 """One real Slurm for all tests of this folder, or a reason why there is none."""
 
-import contextlib
-import io
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +14,6 @@ import scenarios
 from scenarios import Lab, Scenario
 from slurm_jobs import CLOSING, REPOSITORY, Cluster, Job
 from tiny import tiny_base, tiny_config, tiny_demo
-
-from anyscene.cli import main
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "ip", "unshare", "nsenter")
 STEPS = 8
@@ -68,8 +64,6 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
     """Submit a run as a user does, with a recorder in place of the command line."""
 
-    one_at_a_time = threading.Lock()
-
     def submit_run(name: str, *words: str, holds: str = "") -> Job:
         runs = config_file.parent
         notes = runs / f"notes-{name}"
@@ -82,10 +76,12 @@ def submit(cluster: Cluster, config_file: Path) -> Callable[..., Job]:
         options = [*OPTIONS, f"name={name}", f"cluster.python={python}", "--gpus", "0"]
         if "--nodes" not in words:
             options += ["--nodes", "2", "--tasks", "1"]
-        printed = io.StringIO()
-        with one_at_a_time, contextlib.redirect_stdout(printed):
-            assert main(["submit", str(config_file), *options, *words]) == 0
-        number = printed.getvalue().splitlines()[0].removeprefix("job: ")
+        command = [sys.executable, "-m", "anyscene.cli", "submit", config_file, *options, *words]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        number = done.stdout.splitlines()[0].removeprefix("job: ")
         return Job(cluster, number, runs / name, notes)
 
     return submit_run

@@ -68,9 +68,18 @@ class Cluster:
 
     def field(self, job: str, name: str) -> str:
         """A field of `scontrol show job`."""
-        match = re.search(rf"\b{name}=(\S+)", self("scontrol", "show", "job", job))
+        shown = wait_for(lambda: self.shown(job), f"the controller to show job {job}", 30)
+        match = re.search(rf"\b{name}=(\S+)", shown)
         assert match, name
         return match[1]
+
+    def shown(self, job: str) -> str:
+        """What Slurm has of a job; nothing while its controller is busy and refuses."""
+        try:
+            return self("scontrol", "show", "job", job)
+        except subprocess.CalledProcessError as error:
+            print(f"scontrol: {error.stderr}")
+            return ""
 
 
 @dataclass(frozen=True)

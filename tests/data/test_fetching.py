@@ -131,7 +131,8 @@ def test_a_failing_command_is_an_error(
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 8
     assert list(tmp_path.iterdir()) == []
-    assert not [process for process in psutil.process_iter() if "sleep 98.7" in words_of(process)]
+    left = [process for process in psutil.process_iter() if "sleep 98.7" in words_of(process)]
+    assert psutil.wait_procs(left, timeout=5)[1] == []  # a killed one takes a moment to end
 
 
 def words_of(process: psutil.Process) -> str:
