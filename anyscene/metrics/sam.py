@@ -33,16 +33,7 @@ class SamSegmenter(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "SamSegmenter":
         """The SAM of a folder or hub id, ready to judge. Raises `InputError` where it is none."""
-        try:
-            model = SamModel.from_pretrained(path)
-            processor = SamProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"segmenter {str(path)!r} could not be loaded ({reason}); give a folder or hub id "
-                "of a SAM, such as facebook/sam-vit-base"
-            ) from None
-        return cls(model, processor).eval().requires_grad_(False)
+        return cls(*load_sam(path)).eval()
 
     @torch.no_grad()
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -71,6 +62,21 @@ class SamSegmenter(nn.Module):
             binarize=False,
         )[0]  # elements 1 H W
         return logits.amax(dim=(0, 1)).sigmoid().to(mask)
+
+
+def load_sam(path: str | Path) -> tuple[SamModel, SamProcessor]:
+    """The SAM of a folder or hub id, frozen. Raises `InputError` where it is none."""
+    try:
+        model = SamModel.from_pretrained(path)
+        processor = SamProcessor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--sam {str(path)!r} could not be loaded ({reason}); give a folder or hub id of a "
+            "SAM, such as facebook/sam-vit-base"
+        ) from None
+    model.requires_grad_(False)
+    return model.eval(), processor
 
 
 def element_points(mask: np.ndarray) -> list[list[list[float]]]:

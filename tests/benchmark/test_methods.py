@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from families import family_base
 from PIL import Image
+from tiny_sam import tiny_sam
 
 from anyscene.benchmark.methods import METHODS
 from anyscene.benchmark.methods.base import (
@@ -174,48 +175,14 @@ def test_base_of_other_latents_is_inpainted_by_our_sampler(
     assert len(method.make(make_jobs(2))) == 2
 
 
-def test_sam_finds_a_mask_of_each_box_and_point(tmp_path: Path):
-    from transformers import (
-        SamConfig,
-        SamImageProcessor,
-        SamMaskDecoderConfig,
-        SamModel,
-        SamProcessor,
-        SamPromptEncoderConfig,
-        SamVisionConfig,
-    )
-
+def test_sam_finds_a_mask_of_each_box(tmp_path: Path):
     from anyscene.benchmark.methods.sam import SamMasks
 
-    side, width = 64, 16
-    vision = SamVisionConfig(
-        hidden_size=width, output_channels=width, num_hidden_layers=1, num_attention_heads=2,
-        image_size=side, patch_size=16, num_pos_feats=width // 2, mlp_dim=32, window_size=2,
-        global_attn_indexes=[0],
-    )  # fmt: skip
-    prompts = SamPromptEncoderConfig(
-        hidden_size=width, image_size=side, patch_size=16, image_embedding_size=side // 16
-    )
-    decoder = SamMaskDecoderConfig(
-        hidden_size=width, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2,
-        iou_head_hidden_dim=16,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = SamConfig(
-            vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
-        )
-        SamModel(config).save_pretrained(tmp_path)
-    processor = SamImageProcessor(
-        size={"longest_edge": side}, pad_size={"height": side, "width": side}
-    )
-    SamProcessor(processor).save_pretrained(tmp_path)
-    sam = SamMasks(tmp_path)
+    sam = SamMasks(tiny_sam(tmp_path))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     masks = sam.from_boxes(image, [(3, 4, 20, 20), (30, 10, 12, 30)])
     assert masks.shape == (2, 48, 64)
     assert masks.dtype == torch.bool
-    assert sam.from_points(image, [(10.0, 12.0)]).shape == (1, 48, 64)
     with pytest.raises(InputError, match=r"--sam .* could not be loaded"):
         SamMasks(tmp_path / "none")
 

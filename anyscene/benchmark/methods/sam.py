@@ -1,4 +1,4 @@
-"""Masks by Segment Anything (Kirillov et al., 2023) from boxes or points, through transformers."""
+"""Masks by Segment Anything (Kirillov et al., 2023) from boxes, through transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,50 +8,36 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import SamModel, SamProcessor
 
 from anyscene.benchmark.methods.base import SceneJob, with_foreground
 from anyscene.errors import InputError
 from anyscene.image_jobs import Foreground
+from anyscene.metrics.sam import load_sam
 
 Box = Sequence[float]  # left, top, width, height in pixels
-Point = tuple[float, float]  # x, y in pixels
 
 
 class SamMasks:
     """A SAM model of a folder or hub id."""
 
     def __init__(self, path: Path | str, device: str = "cpu") -> None:
-        try:
-            model: Any = SamModel.from_pretrained(path)
-            self.processor: Any = SamProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"--sam {path} could not be loaded ({reason})") from None
-        self.model = model.to(device).eval()
+        model, processor = load_sam(path)
+        self.model: Any = model.to(device)
+        self.processor: Any = processor
         self.device = device
 
     @torch.no_grad()
     def from_boxes(self, image: Image.Image, boxes: Sequence[Box]) -> Tensor:
         """The best mask of each box, n H W bool."""
         corners = [[x, y, x + width, y + height] for x, y, width, height in boxes]
-        return self._best(image, input_boxes=[corners])
-
-    @torch.no_grad()
-    def from_points(self, image: Image.Image, points: Sequence[Point]) -> Tensor:
-        """The best mask of the object at each point, n H W bool."""
-        return self._best(image, input_points=[[[list(point)] for point in points]])
-
-    def _best(self, image: Image.Image, **prompts: Any) -> Tensor:
-        inputs = self.processor(image, return_tensors="pt", **prompts)
-        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
-        inputs = {
-            key: (value.float() if value.is_floating_point() else value).to(self.device)
-            for key, value in inputs.items()
-            if key not in ("original_sizes", "reshaped_input_sizes")
-        }
-        output = self.model(**inputs)
-        masks = self.processor.image_processor.post_process_masks(output.pred_masks.cpu(), *sizes)
+        inputs = self.processor(image, return_tensors="pt", input_boxes=[corners])
+        output = self.model(
+            pixel_values=inputs["pixel_values"].to(self.device),
+            input_boxes=inputs["input_boxes"].float().to(self.device),
+        )
+        masks = self.processor.post_process_masks(
+            output.pred_masks.cpu(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )
         best = output.iou_scores[0].argmax(dim=-1).cpu()  # n
         return masks[0][torch.arange(len(best)), best]
 
