@@ -22,7 +22,8 @@ class SamMasks:
 
     def __init__(self, path: Path | str, device: str = "cpu") -> None:
         model, processor = load_sam(path)
-        self.model: Any = model.to(device)
+        loaded: Any = model
+        self.model = loaded.to(device)
         self.processor: Any = processor
         self.device = device
 
