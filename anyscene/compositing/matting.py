@@ -56,8 +56,10 @@ def load_matting(name: str) -> Matting:
         raise InputError(f"--matting {name!r} is no model of rembg{nearest(name, sessions_names)}")
 
     def matting(image: Image.Image) -> Image.Image:
-        cut: Any = remove(image.convert("RGB"), session=session)
-        return cut.convert("RGBA")
+        alpha: Any = remove(image.convert("RGB"), session=session, only_mask=True)
+        cut = image.convert("RGB")  # rembg's own cut-out darkens colours by their alpha
+        cut.putalpha(alpha.convert("L"))
+        return cut
 
     return matting
 

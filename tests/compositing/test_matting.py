@@ -115,7 +115,8 @@ def test_rembg_with_a_local_file_cuts_out(tmp_path: Path):
         assert abs(cut.width - 40) <= 6
         assert abs(cut.height - 30) <= 6
         middle = cut.getpixel((cut.width // 2, cut.height // 2))
-    assert middle == (250, 0, 0, 255)
+    assert middle[:3] == (250, 0, 0)  # the photo's own
+    assert middle[3] >= 245
     lines = done.stdout.splitlines()
     assert lines[0] == "--matting 'u2nett' is no model of rembg; did you mean 'u2net'?"
     assert lines[1] == "--matting dis:gone.onnx: no file gone.onnx"
