@@ -39,6 +39,15 @@ from anyscene.precision import COMPUTED_IN
 GIB = 2**30
 H100_FLOP_PER_SECOND = 989e12
 """Of dense bf16 matrix products, from NVIDIA's data sheet."""
+DENSE_16_BIT = (
+    ("H200", 989e12),
+    ("H100 NVL", 835e12),
+    ("H100 PCIe", 756e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+)
+"""As above, by part of a device's name; the first that fits. Lightning's table has these devices
+not at all, with sparsity, or as others."""
 GOOD_UTILISATION = 0.3
 
 
@@ -77,7 +86,7 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
     samples = config.data.batch_size // (train.devices * train.nodes * train.accumulate)
     with FakeTensorMode(allow_non_fake_inputs=True):
         base = fake_base(named.path, named.revision, named.first_stage)
-        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        fim = build_fim(config.fim, base, 0, False) if train.injection is Injection.fim else None
         side = base.native_size()
         step = Step(base, fim, config, size or (side, side), max(1, samples))
         memory = LiveBytes()
@@ -109,11 +118,21 @@ def images_at_peak(config: Config) -> float | None:
     """
     if not torch.cuda.is_available():
         return None
-    rate = get_available_flops(torch.device("cuda"), COMPUTED_IN[config.train.precision])
+    rate = peak_rate(COMPUTED_IN[config.train.precision])
     if rate is None:
         return None
     flop = mean_flop(config, read_manifest(config.data.train).buckets)
     return rate * config.train.devices * config.train.nodes / flop
+
+
+def peak_rate(dtype: torch.dtype) -> float | None:
+    """Operations a second of the GPU's dense matrix products, by its data sheet, if known."""
+    if dtype in (torch.bfloat16, torch.float16):
+        device = torch.cuda.get_device_name()
+        for name, rate in DENSE_16_BIT:
+            if name in device:
+                return rate
+    return get_available_flops(torch.device("cuda"), dtype)
 
 
 def mean_flop(config: Config, buckets: Mapping[str, int]) -> float:
@@ -132,7 +151,7 @@ def count_flop(config: Config, size: tuple[int, int]) -> float:
     named, train = config.base, config.train
     with FakeTensorMode(allow_non_fake_inputs=True):
         base = fake_base(named.path, named.revision, named.first_stage)
-        fim = build_fim(config.fim, base, 0) if train.injection is Injection.fim else None
+        fim = build_fim(config.fim, base, 0, False) if train.injection is Injection.fim else None
         return Step(base, fim, config, size, 1).flop()
 
 
@@ -142,7 +161,7 @@ def plan_lines(config: Config, cost: StepCost) -> list[str]:
     devices = train.devices * train.nodes
     rate, name = H100_FLOP_PER_SECOND, "an H100"
     if torch.cuda.is_available():
-        found = get_available_flops(torch.device("cuda"), torch.bfloat16)
+        found = peak_rate(torch.bfloat16)
         rate, name = (found, "this device") if found else (rate, name)
     flop = cost.flop_per_image * train.steps * config.data.batch_size
     hours = flop / (GOOD_UTILISATION * rate * devices) / 3600

@@ -274,6 +274,9 @@ class SceneModule(LightningModule):
             "train.trainable": train.trainable.name,
             "train.injection": train.injection.name,
             "train.lora_rank": train.lora_rank,
+            "train.optimizer": train.optimizer.name,
+            "train.channels_last": train.channels_last,  # which the moments are stored in
+            "train.zero_terminal_snr": train.zero_terminal_snr,
             "fim.hint": None if self.injection is None else hint_kind(self.injection).name,
             **data_identity(data),
         }
@@ -282,15 +285,29 @@ class SceneModule(LightningModule):
         """Raises `ConfigError` where this run could not go on as the checkpoint's run would."""
         now = self.fixed_values()
         for key, value in checkpoint.get("fixed", {}).items():
-            if now[key] != value:
+            if key in now and now[key] != value:
                 raise ConfigError(
                     f"{key} is {now[key]}, but the checkpoint to go on from was made with {value}; "
                     f"give {value} again, or start a run of another name"
                 )
         stated = checkpoint["base_sha256"]
-        if stated != self.base_sha256 and self.config.train.trainable is Trainable.fim:
+        if stated != self.base_sha256:
             raise ConfigError(
                 f"the checkpoint was trained on a base with sha256 {stated[:16]}..., but "
                 f"base.path={self.config.base.path!r} has {self.base_sha256[:16]}...; "
                 "give the same base or start a run of another name"
             )
+        self.use_new_rates(checkpoint)
+
+    def use_new_rates(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resume have this configuration's rates; its states bring the old ones."""
+        train = self.config.train
+        for state in checkpoint.get("lr_schedulers", []):
+            state["base_lrs"] = [train.learning_rate] * len(state["base_lrs"])
+        now = train.learning_rate * self.learning_rate_factor(checkpoint["global_step"])
+        for state in checkpoint.get("optimizer_states", []):
+            for group in state["param_groups"]:
+                group["lr"] = now
+                group["initial_lr"] = train.learning_rate
+                group["betas"] = (train.betas[0], train.betas[1])
+                group["weight_decay"] = train.weight_decay

@@ -45,11 +45,11 @@ def remedies(config: Config, held: Held) -> list[str]:
             f"train.accumulate={2 * train.accumulate} (micro-batches of {held.batch[0] // 2})"
         )
     if train.optimizer is Optimizer.adamw:
-        found.append(f"train.optimizer=adamw8bit ({gib(6 * held.trained)})")
+        found.append(f"train.optimizer=adamw8bit ({gib(6 * held.trained)}; in a new run)")
     if train.ema_decay > 0 and not train.ema_on_cpu:
         found.append(f"train.ema_on_cpu=true ({gib(4 * held.trained)})")
     if not train.lora_rank:
-        found.append("train.lora_rank=64 (trains adapters in place of all weights)")
+        found.append("train.lora_rank=64 (trains adapters in place of all weights; in a new run)")
     return found
 
 

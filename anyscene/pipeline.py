@@ -292,7 +292,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         known = None
         if layout.known_latent:
             pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
-            known = encode_images(self.vae, pasted * 2 - 1).to(self.unet.dtype)
+            known = encode_images(self.vae, pasted * 2 - 1)
+            known = known.to(sampling_place(self.unet, self._execution_device)["dtype"])
         levels = len(self.unet.config.block_out_channels)
         return plan_layout(layout, own.alpha, latent_size, levels, known)
 
@@ -300,8 +301,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         """What the FIM takes; None without one, or without a foreground."""
         if self.controlnet is None or own is None:
             return None
-        hint = make_hint(own.rgb, own.alpha).to(self.controlnet.dtype)
-        return control_condition(self.controlnet, self.vae, hint)
+        condition = control_condition(self.controlnet, self.vae, make_hint(own.rgb, own.alpha))
+        return condition.to(self.controlnet.dtype)
 
     def _pil(self, images: Tensor) -> list[Image]:
         flags = [False] * len(images)

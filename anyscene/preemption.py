@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from anyscene.errors import AnySceneError, DamageError
+from anyscene.errors import AnySceneError, DamageError, RunFailedError
 from anyscene.ranks import is_first_process
 
 SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
@@ -46,8 +46,8 @@ def stop_requested() -> bool:
 def survivable() -> Iterator[None]:
     """A start of a run under SLURM: whatever ends it, the marker says whether to start again.
 
-    A stop by a signal and a death leave the marker; the end of the run, a user's mistake and
-    damage, which would only come again, take it away.
+    A stop by a signal and a death leave the marker; the end of the run, and what would only come
+    again (a user's mistake, damage, a step that is not finite, too little memory) take it away.
     """
     hold_signals()
     _announce_start()
@@ -56,7 +56,7 @@ def survivable() -> Iterator[None]:
     except RunStopped:
         _write_marker(0)
         raise
-    except (AnySceneError, DamageError):
+    except (AnySceneError, DamageError, RunFailedError):
         _write_marker(None)
         raise
     _write_marker(None)

@@ -208,10 +208,10 @@ def build_callbacks(
         metrics = build_metric_set(config.metrics, judge=load_judge(config.metrics.judge))
         tables = config.log.logger is Logger.wandb
         callbacks.append(ValidationScenes(run / "samples", config.sample, metrics, tables))
+    callbacks.append(saving)
     if config.debug.overfit:
         folder = run / "samples"
         callbacks.append(LearntByHeart(folder, config.sample, config.debug.overfit))
-    callbacks.append(saving)
     if config.log.progress_bar:
         callbacks.append(StepProgress())
     return callbacks

@@ -208,6 +208,7 @@ def run_ranks(arguments: list[str]) -> list[dict[str, Clocks]]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(RANKS)}
+    place["CUDA_VISIBLE_DEVICES"] = ""  # a GPU's waits would hide what the CPU does
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, *arguments],

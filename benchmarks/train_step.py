@@ -88,8 +88,8 @@ def measure_ours(setting: Setting, folder: Path, options: list[str]) -> dict[str
     """Images a second after the warm-up, and the peak of the device's memory, of a whole run."""
     import torch
 
-    from anyscene.callbacks.metrics_csv import read_metrics
     from anyscene.config_io import load_config
+    from anyscene.metrics_file import read_metrics
     from anyscene.train import train
 
     yaml = folder / "run.yaml"
@@ -102,8 +102,9 @@ def measure_ours(setting: Setting, folder: Path, options: list[str]) -> dict[str
     train(load_config(yaml, options))
     rows = read_metrics(folder / "run/metrics.csv")
     rates = [value for _, name, value in rows if name == "train/images_per_second"]
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"images_per_second": rates[-1], "peak_gib": peak / 2**30}
+    peaks = [value for _, name, value in rows if name == "train/memory_gib"]
+    peak = max(peaks) if torch.cuda.is_available() else 0
+    return {"images_per_second": rates[-1], "peak_gib": peak}
 
 
 def table(rows: dict[str, list[dict[str, float]]], flop: float, rates: dict[str, float]) -> str:

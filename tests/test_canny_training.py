@@ -48,6 +48,7 @@ def test_a_canny_export_says_so(exported: Path):
     assert "make_hint" not in card
 
 
+@pytest.mark.slow
 def test_a_canny_step_is_counted(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path):
     pixel, canny = (
         count_step(tiny_config(tiny_base_folder, demo_shards, tmp_path, f"fim.hint={hint}"))

@@ -17,7 +17,10 @@ def config_of(base: Path, shards: Path, *overrides: str) -> Config:
     return tiny_config(base, shards, base.parent / "runs", *overrides)
 
 
-@pytest.mark.parametrize(("family", "expected"), [("sd15", 2.27), ("sdxl", 20.0)])
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("sd15", 2.27), pytest.param("sdxl", 20.0, marks=pytest.mark.slow)],
+)
 def test_flops_of_published_bases(
     family: str, expected: float, demo_shards: Path, tmp_path: Path
 ) -> None:
@@ -28,6 +31,7 @@ def test_flops_of_published_bases(
     assert step.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
     """Batch 4 in bf16 with checkpointing; without it the activations take more."""
     base = published_base(tmp_path / "sd15", "sd15")
@@ -73,6 +77,14 @@ def test_mfu_is_counted_operations_over_the_data_sheet(
     assert images_at_peak(config) == pytest.approx(2e12 / one)
     mixed = cost.mean_flop(config, {"64x64": 3, "64x128": 2, "128x64": 1})
     assert mixed == pytest.approx(1.5 * one)
+
+
+def test_flops_of_going_on_with_a_fim(
+    tiny_base_folder: Path, tiny_export: Path, demo_shards: Path
+) -> None:
+    fresh = count_step(config_of(tiny_base_folder, demo_shards))
+    begun = count_step(config_of(tiny_base_folder, demo_shards, f"fim.init={tiny_export}"))
+    assert begun == fresh
 
 
 def test_flops_mode_counts_live_bytes() -> None:

@@ -22,6 +22,7 @@ from anyscene.data.sample import MANIFEST_NAME
 from anyscene.errors import DamageError, InputError
 from anyscene.export import export, load_trained
 from anyscene.files import sha256_of
+from anyscene.metrics.preprocess import as_saved
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
 from anyscene.train import train
@@ -137,7 +138,7 @@ def test_export_draws_what_validation_drew(tiny_run: Path, tiny_export: Path):
     module = load_trained(tiny_run).module
     data = SceneDataModule(config.data, seed=config.train.seed, val_batch_size=2)
     batch = module.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)  # type: ignore[arg-type]
-    scene = batch["scene"] / 2 + 0.5
+    scene = as_saved(batch["scene"] / 2 + 0.5)
     pipeline = AnyScenePipeline.from_pretrained(tiny_export)
     pipeline.set_progress_bar_config(disable=True)
     seeds = [config.sample.seed + number for number in batch["counter"].tolist()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anyscene.errors import ConfigError, DamageError
+from anyscene.errors import ConfigError, DamageError, RunFailedError
 from anyscene.preemption import (
     MARKER,
     MOST_DEATHS,
@@ -95,14 +95,14 @@ def test_a_stop_is_always_followed_by_another_start(marker):
         assert marker.exists()
 
 
-@pytest.mark.parametrize("error", [ConfigError, DamageError, None])
+@pytest.mark.parametrize("error", [ConfigError, DamageError, RunFailedError, None])
 def test_the_end_a_mistake_and_damage_are_not(error, marker):
     try:
         with survivable():
             assert marker.exists()
             if error is not None:
                 raise error
-    except (ConfigError, DamageError):
+    except (ConfigError, DamageError, RunFailedError):
         pass
     assert not marker.exists()
 

@@ -79,6 +79,15 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
     assert capsys.readouterr().out.endswith(f"run folder: {run.folder}\n")
 
 
+def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
+    workspace.killed_copy(whole[0], "slower", 3)
+    run = workspace.train("slower", workspace.judge, "train.learning_rate=0.005")
+    rates, before = (one.figures("train/learning_rate") for one in (run, whole[0]))
+    assert rates.keys() == before.keys() == set(range(1, 7))
+    for step, rate in rates.items():
+        assert rate == pytest.approx(before[step] * (0.5 if step > 3 else 1))
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [

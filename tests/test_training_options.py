@@ -130,6 +130,7 @@ def test_lora_changes_nothing_at_first(tiny_base_folder, demo_shards, tmp_path):
     assert weights_sha256(module.injection) == weights_sha256(again.injection)
 
 
+@pytest.mark.slow
 def test_smaller_fims_stay_stock_and_keep_identity(sdxl, demo_shards, tmp_path):
     overrides = ("fim.transformer_layers=[0,1]",)
     run = train(tiny_config(sdxl, demo_shards, tmp_path, *overrides))

@@ -118,6 +118,8 @@ def ablate(
     """
     if not on.active():
         raise InputError("ablate needs a mechanism: --layout attention=4, for instance")
+    if len(scenes.prompts) < 2:
+        raise InputError("ablate needs at least 2 scenes for its intervals")
     rows: list[dict[str, Any]] = []
     if real:
         rows.append(_row(REAL, measure(scenes.scene, scenes)))

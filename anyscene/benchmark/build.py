@@ -86,6 +86,9 @@ def build(
                 f"{out} holds a benchmark built otherwise; choose another folder, or --overwrite"
             )
         return found
+    if out.exists() and any(out.iterdir()) and not (out / RECORD_NAME).is_file():
+        raise InputError(f"--overwrite: {out} is no benchmark; choose another folder")
+    out = out.resolve()
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -99,12 +99,13 @@ class Meter:
             return None
         figures = Figures()
         self.judge.reset()
-        for start in range(0, len(scenes), BATCH):
-            part = scenes[start : start + BATCH]
+        parts = _parts([(scene["height"], scene["width"]) for scene in scenes])
+        for numbers in parts:
+            part = [scenes[number] for number in numbers]
             real = torch.stack([self._real(scene) for scene in part]).float() / 255
             alpha = torch.stack([_image(self._mask(scene), "L") for scene in part]).float() / 255
             self._judge(real, real, alpha, part)
-        self._keep_judged(figures)
+        self._keep_judged(figures, parts)
         return figures
 
     def _measure_once(
@@ -114,7 +115,7 @@ class Meter:
         self.metrics.reset()
         if self.judge is not None:
             self.judge.reset()
-        parts = _parts(lines)
+        parts = _parts([(line["height"], line["width"]) for line in lines])
         for numbers in tqdm(parts, f"score {name}", unit="batch", disable=None):
             self._update([lines[n] for n in numbers], numbers, folder)
         results = self.metrics.compute(intervals=True)
@@ -130,7 +131,7 @@ class Meter:
                 before = figures.replicates.get(metric, np.empty((0, drawn.shape[1])))
                 figures.replicates[metric] = np.concatenate([before, drawn])
             figures.details[metric] = result.details
-        self._keep_judged(figures)
+        self._keep_judged(figures, parts)
 
     def _update(
         self, lines: Sequence[GenerationLine], numbers: Sequence[int], folder: Path
@@ -167,17 +168,19 @@ class Meter:
         truths = [scene["truth"] for scene in scenes]
         self.judge.update(shown, shown, own.to(self.device), alpha.to(self.device), truths)
 
-    def _keep_judged(self, figures: Figures) -> None:
+    def _keep_judged(self, figures: Figures, parts: Sequence[Sequence[int]]) -> None:
+        """Add the judge's columns, in the scenes' order; it has them in that of the batches."""
         if self.judge is None:
             for metric in JUDGED:
                 figures.missing[metric] = "metrics.judge is not given"
             return
         columns = self.judge.per_image()
+        place = np.argsort([number for part in parts for number in part])
         for metric in JUDGED:
             if all(math.isnan(value) for value in columns[metric]):
                 figures.missing[metric] = "no scene's truth is known"
             else:
-                _add_column(figures, metric, columns[metric])
+                _add_column(figures, metric, np.asarray(columns[metric])[place])
 
     def _real(self, scene: BenchmarkScene) -> Tensor:
         return _image(self.benchmark.folder / str(scene["real"]), "RGB")
@@ -186,17 +189,17 @@ class Meter:
         return self.benchmark.folder / scene["mask"]
 
 
-def _add_column(figures: Figures, metric: str, column: Sequence[float]) -> None:
+def _add_column(figures: Figures, metric: str, column: Any) -> None:
     values = np.asarray(column, dtype=np.float64)[:, None]
     before = figures.values.get(metric)
     figures.values[metric] = values if before is None else np.hstack([before, values])
 
 
-def _parts(lines: Sequence[GenerationLine]) -> list[list[int]]:
-    """Numbers of lines in batches of one size, in rising order within a size."""
+def _parts(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Numbers of images in batches of one size, in rising order within a size."""
     by_size: dict[tuple[int, int], list[int]] = {}
-    for number, line in enumerate(lines):
-        by_size.setdefault((line["height"], line["width"]), []).append(number)
+    for number, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(number)
     return [
         own[start : start + BATCH]
         for own in by_size.values()

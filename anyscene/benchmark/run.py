@@ -75,6 +75,7 @@ def check_run(
     settings: GenerateSettings,
     share: Share,
     controlnet: Path | None,
+    sam: Path | None,
 ) -> None:
     """Raises `InputError` for what can be known to fail without loading the model."""
     if name not in METHODS:
@@ -87,6 +88,15 @@ def check_run(
         raise InputError(f"--images {settings.images} must be at least 1")
     if settings.steps is None or settings.steps < 1:
         raise InputError(f"--steps {settings.steps} must be at least 1")
+    if sam is not None:
+        if name != "inpaint_anything":
+            raise InputError(f"--sam is for --method inpaint_anything, not for {name}")
+        unreal = [scene["scene_id"] for scene in benchmark.scenes if scene["real"] is None]
+        if unreal:
+            raise InputError(
+                f"--sam finds elements in real scenes, and {unreal[0]} has none; build the "
+                "benchmark with --recombined 0"
+            )
     if name in NEEDS_TRUTH:
         unknown = [scene["scene_id"] for scene in benchmark.scenes if scene["truth"] is None]
         if unknown:
@@ -122,7 +132,7 @@ def run(
         InputError: a model, method or setting that cannot be used.
         DamageError: a manifest in `out` is damaged.
     """
-    check_run(benchmark, name, model, settings, share, controlnet)
+    check_run(benchmark, name, model, settings, share, controlnet, sam)
     loaded = load_model(model, settings.dtype, settings.device)
     config = sampling(settings, read_export_record(Path(model)))
     method = method_class(name)(

@@ -53,6 +53,13 @@ def read_runs(benchmark: Benchmark, named: Sequence[tuple[str | None, Path]]) ->
                     f"{run.folder} was made with {key}={run.record[key]} and {first.folder} with "
                     f"{first.record[key]}: they are not comparable"
                 )
+        for own, other in zip(run.lines, first.lines, strict=True):
+            sizes = [(line["height"], line["width"]) for line in (own[0], other[0])]
+            if sizes[0] != sizes[1]:
+                raise InputError(
+                    f"scene {own[0]['scene_id']} is {sizes[0]} pixels in {run.folder} and "
+                    f"{sizes[1]} in {first.folder}: they are not comparable"
+                )
     return runs
 
 

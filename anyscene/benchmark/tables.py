@@ -31,7 +31,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "\N{EN DASH}"
     text = f"{value + 0.0:.{digits}g}"  # no minus before a zero
-    if "e" not in text and abs(value) >= 10**digits:
+    if "e+" in text:
         text = f"{value:.0f}"
     return text.replace("-", MINUS)
 

@@ -18,7 +18,7 @@ class MovingAverage(Callback):
     """Keeps `module.averaged`; after n steps its decay is min(decay, (1 + n) / (10 + n)).
 
     Weights of the trained network that are frozen, as with LoRA, are shared with it. With
-    `on_cpu` the average is on the device in validations alone.
+    `on_cpu` the average is on the device in validations and after training alone.
     """
 
     def __init__(self, decay: float, on_cpu: bool = False) -> None:
@@ -53,6 +53,9 @@ class MovingAverage(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self.on_cpu:
             self.move("cpu")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.move(pl_module.device)
 
     def move(self, device: torch.device | str) -> None:
         """Move the averaged weights, and not those that are shared."""

@@ -46,6 +46,8 @@ class LearntByHeart(Callback):
             return
         scene = scenes_of(batch, pl_module)
         for place, key in enumerate(batch["key"]):
+            if not batch["prompt"][place] or not batch["hint"][place].any():
+                continue  # dropped, as sometimes in training
             self.samples[key] = {
                 "foreground": batch["hint"][place, :3],
                 "mask": batch["mask"][place],

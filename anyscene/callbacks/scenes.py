@@ -100,6 +100,8 @@ class ValidationScenes(Callback):
                     write_json(folder / "metrics.json", results)
         rows = self._gather(trainer)
         if trainer.is_global_zero and rows:
+            shape = rows[0][2]["real"].shape
+            rows = [row for row in rows if row[2]["real"].shape == shape]  # one grid, one size
             with warned_of_a_full_disk(folder):
                 columns = {name: torch.stack([row[2][name] for row in rows]) for name in rows[0][2]}
                 prompts = [row[1] for row in rows]

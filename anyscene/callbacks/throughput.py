@@ -123,7 +123,8 @@ class StepProgress(Callback):
     ) -> None:
         if self.bar is not None and trainer.global_step > self.bar.n:
             if trainer.global_step % 20 == 0:
-                self.bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", refresh=False)
+                loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+                self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

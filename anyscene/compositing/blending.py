@@ -62,18 +62,19 @@ def blend(
     Raises InputError for k or feather out of range, ValueError for other shapes.
     """
     _check(generated, foreground, alpha, k, feather)
-    match mode:
-        case Blend.none:
-            return generated
-        case Blend.alpha:
-            inside = foreground
-        case Blend.detail:
-            inside = torch.lerp(relight(generated, foreground, alpha), foreground, k)
-        case Blend.laplacian:
-            inside = multiband(generated, foreground, alpha)
-        case Blend.poisson:
-            inside = heal(generated, foreground, alpha, feather)
-    return torch.lerp(generated, inside, feathered(alpha, feather))
+    with torch.autocast(generated.device.type, enabled=False):  # that of a validation
+        match mode:
+            case Blend.none:
+                return generated
+            case Blend.alpha:
+                inside = foreground
+            case Blend.detail:
+                inside = torch.lerp(relight(generated, foreground, alpha), foreground, k)
+            case Blend.laplacian:
+                inside = multiband(generated, foreground, alpha)
+            case Blend.poisson:
+                inside = heal(generated, foreground, alpha, feather)
+        return torch.lerp(generated, inside, feathered(alpha, feather))
 
 
 def eroded_mask(alpha: Tensor, radius: int) -> Tensor:

@@ -42,7 +42,10 @@ def load_aesthetic(path: str, key: str) -> AestheticHead:
         InputError: no such file, or not one of the two heads.
     """
     weights = _read_weights(path, key)
-    if set(weights) == {"weight", "bias"}:
+    linear = set(weights) == {"weight", "bias"}
+    if linear and key.endswith("_v2"):
+        raise InputError(f"{key}={path!r} is the linear head V1; give it as metrics.aesthetic_v1")
+    if linear:
         named = [("", nn.Linear(weights["weight"].shape[1], 1))]
     else:
         pairs = zip(V2_PLACES, V2_WIDTHS[:-1], V2_WIDTHS[1:], strict=True)

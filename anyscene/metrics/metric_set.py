@@ -229,11 +229,14 @@ def _per_image(entry: Entry, order: Tensor, draws: Draws) -> dict[str, MetricRes
 def _kernel(
     entry: Entry, metric: KernelDistance, order: Tensor, draws: Draws
 ) -> dict[str, MetricResult]:
+    name = entry.names[0]
+    nothing = {name: MetricResult(None, reason=_nothing(entry), details=entry.details)}
+    if len(order) < 2:  # on all ranks alike
+        return nothing
     resamples, seed = draws or (0, 0)
     value, replicates = metric.with_replicates(order, resamples, seed)
-    name = entry.names[0]
     if value.isnan():
-        return {name: MetricResult(None, reason=_nothing(entry), details=entry.details)}
+        return nothing
     interval = None if draws is None else percentile_interval(replicates)
     drawn = None if draws is None else replicates.tolist()
     result = MetricResult(

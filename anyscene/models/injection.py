@@ -33,8 +33,10 @@ def hint_kind(fim: ControlNetModel) -> Hint:
     return Hint.canny if config.conditioning_channels == CANNY_CHANNELS else Hint.pixel
 
 
-def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
+def build_fim(config: FimConfig, base: Base, seed: int, weights: bool = True) -> ControlNetModel:
     """A FIM for `base`: loaded from `config.init`, or grown from the base's UNet.
+
+    Without `weights` those of `config.init` are not read: for counting what a step costs.
 
     At initialisation it changes nothing: the convolutions that lead into the UNet are zero. Unlike
     ControlNet's, the embedder's last layer is small random, not zero: with two zero layers in
@@ -46,7 +48,7 @@ def build_fim(config: FimConfig, base: Base, seed: int) -> ControlNetModel:
         InputError: `init` that is missing or belongs to another base.
     """
     if config.init is not None:
-        return _load_fim(config.init, base, config.hint)
+        return _load_fim(config.init, base, config.hint, weights)
     stages = vae_factor(base.vae).bit_length()  # log2(factor) + 1
     match config.hint:
         case Hint.pixel | Hint.canny:
@@ -112,11 +114,15 @@ def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> No
     nn.init.normal_(embedder.conv_out.weight, std=0.02, generator=generator)
 
 
-def _load_fim(path: str, base: Base, hint: Hint) -> ControlNetModel:
+def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetModel:
     folder = Path(path) / "controlnet"
     source = str(folder if folder.is_dir() else path)
     try:
-        fim = ControlNetModel.from_pretrained(source, dtype=torch.float32)
+        if weights:
+            fim = ControlNetModel.from_pretrained(source, dtype=torch.float32)
+        else:
+            settings: Any = ControlNetModel.load_config(source)
+            fim: Any = ControlNetModel.from_config(settings)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"fim.init={path!r} could not be loaded ({reason})") from None

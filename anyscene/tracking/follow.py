@@ -25,6 +25,10 @@ REFUSED = "Some run data will not be synced"
 """How W&B tells, in its log alone, that a server takes nothing more, as with a full quota."""
 
 
+class AlreadyFollowedError(Exception):
+    """Another process lets W&B follow the run."""
+
+
 class Terminal:
     """Where the user reads; all else that is printed here, by W&B, goes into a log."""
 
@@ -74,8 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     terminal = Terminal(run)
     lifeline = Lifeline(lambda: give_up(terminal, options.wait), options.wait)
     try:
-        with only_one(run):
+        with only_one(run, patient=options.wait > 0):
             follow(run, lifeline, options, terminal)
+    except AlreadyFollowedError:
+        terminal.say("W&B follows this run already, from a process that trains it")
     except Exception as error:
         terminal.warn(f"W&B has stopped ({error}); the run goes on. {later(run)}")
         return TOLD
@@ -116,7 +122,7 @@ def follow(run: Path, lifeline: Lifeline, options: argparse.Namespace, terminal:
         mirror.update()
         if last:
             break
-        if terminal.log_says(REFUSED):
+        if not terminal.warned and terminal.log_says(REFUSED):
             terminal.warn(f"W&B takes no figures any more; the run goes on. {later(run)}")
         lifeline.ended.wait(POLL_SECONDS)
     experiment.finish(exit_code=lifeline.exit_code)
@@ -203,11 +209,18 @@ def kill_children(process: int) -> None:
 
 
 @contextmanager
-def only_one(run: Path) -> Any:
-    """Wait until no other process lets W&B follow this run."""
+def only_one(run: Path, patient: bool) -> Any:
+    """Keep other processes from letting W&B follow this run; if one does, wait for its end.
+
+    Raises `AlreadyFollowedError` at once where `patient` is false.
+    """
     with (run / "logs" / ".wandb.lock").open("w") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise AlreadyFollowedError from None
+        except OSError:
+            pass  # a file system without locks
         yield
 
 

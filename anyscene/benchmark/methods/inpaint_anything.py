@@ -88,7 +88,8 @@ def four_channel_inpainting(
     difference: the first stage's mean is taken, not a draw.
     """
     pipeline, line = model.pipeline, jobs[0].line
-    noise = torch.as_tensor(stock_call(model, jobs)["latents"])
+    call = stock_call(model, jobs)
+    noise = torch.as_tensor(call["latents"])
     known = encode_images(pipeline.vae, image * 2 - 1).to(noise.dtype)
     keep = torch.nn.functional.interpolate((alpha > 0.5).to(noise), size=noise.shape[2:])
 
@@ -107,6 +108,7 @@ def four_channel_inpainting(
         num_inference_steps=line["steps"],
         guidance_scale=line["guidance_scale"],
         latents=noise,
+        generator=call["generator"],
         output_type="pt",
         callback_on_step_end=put_back,
     )
