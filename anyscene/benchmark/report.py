@@ -60,8 +60,8 @@ ENVIRONMENT = jinja2.Environment(
 WORDS = {
     "figures": (
         "Means over scenes with 95 % intervals (bootstrap over scenes; a scene's generation seeds "
-        "are averaged first). FID and FD-DINOv2 are of one seed's images, their mean and spread over "
-        "generation seeds, and are comparable only within this table. Fidelity is given before "
+        "are averaged first). FID and FD-DINOv2 are of one seed's images, their mean and spread "
+        "over the seeds, and are comparable only within this table. Fidelity is given before "
         "blending and after it (\u201cblended\u201d), where it measures the blender. Figures of a "
         "judge are of the final images. Bold: the best, which a table alone does not make "
         "significant."
