@@ -29,6 +29,7 @@ class Trainable(Enum):
 
     fim = "fim"
     unet = "unet"
+    cross_attention_kv = "cross_attention_kv"
 
 
 class Weighting(Enum):
@@ -171,6 +172,10 @@ class LossConfig:
     """Relative weight of everything else. >= 0."""
     boundary_width: float = 0.06
     """Width of the boundary band as a share of the image's short side. (0, 1)."""
+    prior_weight: float | None = None
+    """Prior preservation (Ruiz et al. 2023, eq. 2): the loss is the mean over the samples of
+    `data.train` plus this times the mean over those of `data.mix`. null: all samples weigh alike.
+    >= 0."""
     offset_noise: float = 0.0
     """Strength of noise that is the same all over a channel (Guttenberg 2023), which lets the base
     learn very dark and bright images; about 0.1. 0: off. >= 0."""
@@ -184,7 +189,11 @@ class TrainConfig:
     """Optimizer steps in all. > 0."""
     trainable: Trainable = Trainable.fim
     """`fim`: the base stays frozen. `unet`: the base's UNet itself, with `injection=none`, or
-    beside a trained and now frozen FIM, `fim.init`."""
+    beside a trained and now frozen FIM, `fim.init`. `cross_attention_kv`: the keys and values of
+    its cross-attention and `modifier_tokens` (Custom Diffusion), with `injection=none`."""
+    modifier_tokens: dict[str, str] = field(default_factory=dict)
+    """New words of the text encoders that are trained, such as `<new1>`, each with the word whose
+    embedding it begins with. Only for `trainable=cross_attention_kv`."""
     lora_rank: int = 0
     """Train low-rank adapters (LoRA) of the attention in `trainable`, in place of its weights. Of a
     FIM the new layers, embedder and output convolutions, are trained too. 0: off."""

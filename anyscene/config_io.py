@@ -70,6 +70,7 @@ NOT_NEGATIVE = (
     "loss.boundary",
     "loss.rest",
     "loss.offset_noise",
+    "loss.prior_weight",
     "sample.guidance_scale",
     "sample.foreground_guidance_scale",
     "sample.seed",
@@ -253,6 +254,11 @@ def check_config(config: Config) -> None:
             f"train.devices x train.nodes = {train.accumulate} x {train.devices} x "
             f"{train.nodes} = {micro}; use {fits}"
         )
+    if config.loss.prior_weight is not None and not data.mix:
+        raise ConfigError(
+            f"loss.prior_weight={config.loss.prior_weight} needs the prior's images in data.mix, "
+            "which is empty; use loss.prior_weight=null"
+        )
     if train.trainable is Trainable.fim and train.injection is Injection.none:
         raise ConfigError(
             "train.trainable=fim cannot go with train.injection=none: there would be nothing to "
@@ -270,6 +276,7 @@ def check_config(config: Config) -> None:
             f"({reason}); use fim.fit_embedder_steps=0"
         )
     _check_training(config)
+    _check_concepts(config)
     if train.precision is not Precision.fp32 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     gpus = config.cluster.gpus
@@ -311,6 +318,33 @@ def _check_training(config: Config) -> None:
             f"fim.transformer_layers={fim.transformer_layers} cannot go with "
             f"fim.init={fim.init!r}, which has its own; leave it out"
         )
+
+
+def _check_concepts(config: Config) -> None:
+    """What goes together with the training of cross-attention and new words."""
+    train = config.train
+    on_concepts = train.trainable is Trainable.cross_attention_kv
+    if on_concepts and train.injection is not Injection.none:
+        raise ConfigError(
+            f"train.trainable=cross_attention_kv cannot go with train.injection="
+            f"{train.injection.name}: it trains the base alone; use train.injection=none"
+        )
+    if on_concepts and train.lora_rank:
+        raise ConfigError(
+            f"train.lora_rank={train.lora_rank} cannot go with train.trainable=cross_attention_kv, "
+            "which trains these weights themselves; use train.lora_rank=0"
+        )
+    for token, word in train.modifier_tokens.items():
+        if not on_concepts:
+            raise ConfigError(
+                f"train.modifier_tokens has {token!r}, but train.trainable={train.trainable.name} "
+                "trains no words; use train.trainable=cross_attention_kv"
+            )
+        if len(token.split()) != 1 or len(word.split()) != 1:
+            raise ConfigError(
+                f"train.modifier_tokens: {token!r} and the word it begins with, {word!r}, must be "
+                "one word each, without spaces"
+            )
 
 
 def _check_ranges(config: Config) -> None:

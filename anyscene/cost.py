@@ -24,6 +24,7 @@ from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import Config, Hint, Injection, Optimizer, Trainable
 from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base, store_frozen
+from anyscene.models.concepts import train_concepts
 from anyscene.models.injection import (
     CANNY_CHANNELS,
     build_fim,
@@ -195,6 +196,8 @@ class Step:
                 network.enable_gradient_checkpointing()
         if train.lora_rank:
             add_lora(trained, train.lora_rank, 0)
+        if train.trainable is Trainable.cross_attention_kv:
+            trained = train_concepts(base, train.modifier_tokens)
         self.trained = trained_parameters(trained)
         base.store_frozen(self.dtype)
         if fim is not None:

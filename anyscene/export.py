@@ -34,6 +34,7 @@ from anyscene.export_record import (
 from anyscene.files import sha256_of, write_json
 from anyscene.model_card import model_card
 from anyscene.models.base import vae_factor
+from anyscene.models.concepts import merge_words
 from anyscene.models.injection import hint_kind
 from anyscene.models.lora import lora_weights, merge_lora
 from anyscene.models.trained import load_named, trained_names
@@ -78,12 +79,13 @@ def export(
     """
     check_export(run, out, checkpoint, overwrite=overwrite)
     trained = load_trained(run, checkpoint)
-    if not with_base and trained.config.train.trainable is Trainable.unet:
+    if not with_base and trained.config.train.trainable is not Trainable.fim:
         raise InputError(f"{run} trained the base's UNet, no FIM alone: leave --no-base out")
     adapters = None
     if trained.config.train.lora_rank:
         adapters = lora_weights(trained.module.trained)
         merge_lora(trained.module.trained)
+    merge_words(trained.module.base.text_parts())
     if half:
         _round_to_half(trained.module, with_base)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")

@@ -12,13 +12,14 @@ from anyscene.data.augmentation import Mirror, drop_hints
 from anyscene.data.sample import AnyHostBatch
 from anyscene.data.sources import data_identity
 from anyscene.data.transforms import AnyDeviceBatch, DeviceBatch, to_device_batch
-from anyscene.diffusion.loss import denoising_loss, offset_noise
+from anyscene.diffusion.loss import denoising_loss, offset_noise, prior_preserving
 from anyscene.diffusion.random import Stream, normal, uniform
 from anyscene.diffusion.schedule import Schedule, build_schedule, rescale_to_zero_snr
 from anyscene.errors import ConfigError
 from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.models.attention import compile_blocks, use_xformers, wants_xformers
-from anyscene.models.base import encode_moments, scale_latents, store_frozen
+from anyscene.models.base import Base, encode_moments, scale_latents, store_frozen
+from anyscene.models.concepts import train_concepts
 from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.models.loading import load_base
 from anyscene.models.lora import add_lora
@@ -100,20 +101,27 @@ class SceneModule(LightningModule):
                 if self.injection is not None:
                     self.injection.requires_grad_(False).eval()
                 return self.base.unet.requires_grad_(True).train()
+            case Trainable.cross_attention_kv:
+                return train_concepts(self.base, self.config.train.modifier_tokens)
         raise ConfigError(
             "train.trainable=fim needs train.injection=fim; "
             "set train.trainable=unet to train the base without a foreground"
         )
 
     def training_step(self, batch: AnyDeviceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        return self.sample_losses(batch, self.config.train.seed).mean()
+        losses = self.sample_losses(batch, self.config.train.seed)
+        weight = self.config.loss.prior_weight
+        if weight is not None:
+            mixed = sum(self.config.data.mix.values())
+            losses = prior_preserving(losses, batch["data_set"], weight, mixed)
+        return losses.mean()
 
     def sample_losses(self, batch: AnyDeviceBatch, seed: int) -> Tensor:
         """The method: the loss of every sample, B. Random draws are functions of (seed, slot)."""
         slots = batch["counter"]
         with torch.no_grad():
             latents = self.scene_latents(batch, seed)  # B c h w
-            text = self.base.text(batch["prompt"])
+        text = self.base.text(batch["prompt"])  # with a graph where it has trained words
         noise = self.draw_noise(latents, slots, seed)  # B c h w
         steps = self.draw_steps(slots, seed)  # B
         noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
@@ -243,7 +251,9 @@ class SceneModule(LightningModule):
         """The live modules as a sampler; with the moving average where there is one."""
         trained = self.averaged if averaged and self.averaged is not None else self.trained
         parts = self.base.components()
-        if self.injection is None:
+        if isinstance(trained, Base):
+            parts = trained.components()
+        elif self.injection is None:
             parts["unet"] = trained
         else:
             parts["controlnet"] = trained
@@ -274,6 +284,7 @@ class SceneModule(LightningModule):
             "train.trainable": train.trainable.name,
             "train.injection": train.injection.name,
             "train.lora_rank": train.lora_rank,
+            "train.modifier_tokens": dict(train.modifier_tokens),
             "train.optimizer": train.optimizer.name,
             "train.channels_last": train.channels_last,  # which the moments are stored in
             "train.zero_terminal_snr": train.zero_terminal_snr,

@@ -67,6 +67,19 @@ def test_the_loss_of_a_sample_depends_on_its_slot_alone(module, host_batch):
     assert not torch.allclose(losses(module, host_batch, seed=1), together)
 
 
+def test_prior_preservation_weighs_the_means_of_two_data_sets(build, demo_shards):
+    mixed = f"data.mix={{{demo_shards / 'val'}: 1.0}}"
+    module = build(mixed, "loss.prior_weight=0.25", "data.batch_size=4")
+    batch = next(iter(SceneDataModule(module.config.data, seed=0).train_dataloader()))
+    assert sorted(batch["data_set"].tolist()) == [0, 0, 1, 1]
+    device = module.on_after_batch_transfer(module.on_before_batch_transfer(batch, 0), 0)
+    with torch.no_grad():
+        each = module.sample_losses(device, module.config.train.seed)
+        total = module.training_step(device, 0)
+    prior = batch["data_set"] == 1
+    torch.testing.assert_close(total, each[~prior].mean() + 0.25 * each[prior].mean())
+
+
 def test_another_slot_has_other_noise(module, host_batch):
     moved = {**host_batch, "counter": host_batch["counter"] + 1000}
     assert not torch.isclose(losses(module, moved), losses(module, host_batch)).any()

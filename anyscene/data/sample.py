@@ -208,6 +208,7 @@ class StoredBatch(TypedDict):
 
     key: list[str]
     counter: "Tensor"  # B int64, the source slot: all randomness is a function of (seed, counter)
+    data_set: "Tensor"  # B int64, number in the mix, 0 is `data.train`
     mask_uint8: "Tensor"  # B 1 H W, 255 = foreground
     elements_uint8: "Tensor"  # B 1 H W, element numbers 1..n, 0 = none
     prompt: list[str]

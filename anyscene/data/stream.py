@@ -61,6 +61,7 @@ class Slot(NamedTuple):
     bucket: int  # number of the bucket
     shard: int  # number of the shard in the manifest
     sample: int  # number of the sample in the shard
+    data_set: int = 0  # of a mix, 0 is `data.train`
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,10 @@ class EpochPlan:
             walk = self._walk(bucket.pools[number])
             places[chosen] = walk.places(step, lanes_of_pools[chosen].tolist())
         first = (self.epoch * self.order.batches_per_epoch + batch) * self.order.batch_size
+        sets = [bucket.pools[number].data_set for number in pools]
         return [
-            Slot(first + lane, code, shard, sample)
-            for lane, (shard, sample) in zip(lanes, places.tolist(), strict=True)
+            Slot(first + lane, code, shard, sample, data_set)
+            for lane, (shard, sample), data_set in zip(lanes, places.tolist(), sets, strict=True)
         ]
 
     def _walk(self, pool: Pool) -> "Walk":

@@ -77,6 +77,7 @@ class ShownBatch(TypedDict):
     prompt: list[str]
     key: list[str]
     counter: Tensor  # B int64, the source slot
+    data_set: Tensor  # B int64, number in the mix, 0 is `data.train`
     original_size: Tensor  # B 2 int64, height and width
     crop_top_left: Tensor  # B 2 int64, y and x
     truth: list[dict[str, Any] | None]
@@ -212,6 +213,7 @@ def collate(batches: Iterable[Loaded]) -> Iterator[StreamItem]:
         stored: StoredBatch = {
             "key": [sample.key for sample in samples],
             "counter": torch.tensor([sample.slot.counter for sample in samples]),
+            "data_set": torch.tensor([sample.slot.data_set for sample in samples]),
             "mask_uint8": mask[:, None],  # B 1 H W
             "elements_uint8": elements[:, None],
             "prompt": [sample.prompt for sample in samples],
@@ -262,6 +264,7 @@ def to_device_batch(
         "prompt": batch["prompt"],
         "key": batch["key"],
         "counter": counter,
+        "data_set": batch["data_set"].to(device, non_blocking=True),
         "original_size": batch["original_size"].to(device, non_blocking=True),
         "crop_top_left": batch["crop_top_left"].to(device, non_blocking=True),
         "truth": batch["truth"],

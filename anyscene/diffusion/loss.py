@@ -62,6 +62,23 @@ def region_weight(mask: Tensor, size: tuple[int, int], config: LossConfig) -> Te
     return weight / weight.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
 
 
+def prior_preserving(losses: Tensor, data_set: Tensor, prior_weight: float, mixed: float) -> Tensor:
+    """The losses, B, weighted so that their mean is that of prior preservation.
+
+    L = mean of L_instance + prior_weight * mean of L_prior (Ruiz et al. 2023, eq. 2), for batches
+    with `mixed` samples of the prior to one instance. A weight depends on its own sample alone, so
+    that micro-batches and ranks may cut the batch anywhere.
+
+    Args:
+        losses: B.
+        data_set: B int64, 0 for instances, higher for the prior.
+        prior_weight: lambda.
+        mixed: samples of the prior for each instance, > 0.
+    """
+    whole = 1 + mixed  # over the share of the instances, 1 / (1 + mixed)
+    return losses * torch.where(data_set == 0, whole, whole * prior_weight / mixed)
+
+
 def denoising_loss(
     prediction: Tensor,
     target: Tensor,

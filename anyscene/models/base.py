@@ -158,6 +158,13 @@ class Base(nn.Module):
             parts["force_zeros_for_empty_prompt"] = self.zeros_for_empty
         return parts
 
+    def text_parts(self) -> list[tuple[CLIPTokenizer, Any]]:
+        """The one or two tokenizers, each with its text encoder."""
+        parts: list[tuple[CLIPTokenizer, Any]] = [(self.tokenizer, self.text_encoder)]
+        if self.tokenizer_2 is not None:
+            parts.append((self.tokenizer_2, self.text_encoder_2))
+        return parts
+
     def text(self, prompts: list[str]) -> TextCondition:
         """See `TextEncoders.encode`."""
         return TextEncoders(

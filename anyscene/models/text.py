@@ -57,9 +57,10 @@ class TextEncoders:
     text_encoder_2: CLIPTextModelWithProjection | None = None
     zeros_for_empty: bool = False  # the base's convention of an empty prompt
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> TextCondition:
         """The condition of each prompt; the tokenizer cuts long ones and keeps their end token.
+
+        With a graph where weights of the encoders have gradients, as those of new words have.
 
         Stable Diffusion 1 and 2 take the last hidden states. SDXL takes those before the last of
         both encoders, side by side (Podell et al. 2023, section 2.1), and where its folder says so

@@ -45,6 +45,7 @@ def host_batch(prompts: list[str]) -> dict[str, Any]:
     return {
         "key": [str(number) for number in range(count)],
         "counter": torch.arange(count),
+        "data_set": torch.zeros(count).long(),
         "scene_uint8": pixels(3),
         "mask_uint8": pixels(1),
         "elements_uint8": pixels(1),

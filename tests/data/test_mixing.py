@@ -81,6 +81,7 @@ def test_every_global_batch_has_the_same_mixture() -> None:
     by_bucket: dict[int, set[tuple[int, ...]]] = {}
     for batch in batches(order, 2 * order.batches_per_epoch):
         assert len({slot.bucket for slot in batch}) == 1
+        assert [slot.data_set for slot in batch] == [set_of(slot) for slot in batch]
         lanes = Counter(set_of(slot) for slot in batch)
         by_bucket.setdefault(batch[0].bucket, set()).add(tuple(lanes[n] for n in range(3)))
     assert by_bucket == {0: {(11, 5, 0)}, 1: {(12, 0, 4)}, 2: {(0, 16, 0)}}

@@ -7,6 +7,7 @@ from anyscene.config import LossConfig, Weighting
 from anyscene.diffusion.loss import (
     SNR_FLOOR,
     denoising_loss,
+    prior_preserving,
     region_weight,
     timestep_weight,
 )
@@ -132,3 +133,16 @@ def test_error_counts_where_the_weight_is():
     inside, boundary, rest = torch.cat(losses)
     torch.testing.assert_close(boundary / inside, torch.tensor(1.5))
     torch.testing.assert_close(rest / inside, torch.tensor(0.25))
+
+
+def test_prior_preservation_is_the_published_formula_however_the_batch_is_cut():
+    """Ruiz et al. 2023, eq. 2, by hand; two instances and four samples of the prior."""
+    losses = torch.tensor([1.0, 3.0, 10.0, 20.0, 30.0, 40.0])
+    data_set = torch.tensor([0, 0, 1, 1, 2, 2])
+    expected = 2.0 + 0.5 * 25.0
+    weighted = prior_preserving(losses, data_set, prior_weight=0.5, mixed=2.0)
+    assert weighted.mean().item() == pytest.approx(expected)
+    alone = [prior_preserving(losses[n : n + 1], data_set[n : n + 1], 0.5, 2.0) for n in range(6)]
+    assert torch.cat(alone).mean().item() == pytest.approx(expected)
+    off = prior_preserving(losses, data_set, prior_weight=0.0, mixed=2.0)
+    assert off.mean().item() == pytest.approx(2.0)
