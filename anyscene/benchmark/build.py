@@ -1,8 +1,5 @@
 """`anyscene benchmark build`: shards or COCO annotations -> a frozen benchmark."""
 
-import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,26 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from anyscene.benchmark.card import data_card
+from anyscene.benchmark.freeze import freeze, record_of, seal
 from anyscene.benchmark.layouts import LARGEST_GUEST, original, recombined
 from anyscene.benchmark.prompts import DEMO_SOURCE, can_host, recombined_prompt
-from anyscene.benchmark.scenes import (
-    CARD_NAME,
-    FORMAT,
-    ORIGINAL,
-    REAL,
-    RECOMBINED,
-    RECORD_NAME,
-    SCENES_NAME,
-    VERSION,
-    Benchmark,
-    BenchmarkScene,
-    categories_of,
-    read_benchmark,
-)
+from anyscene.benchmark.scenes import ORIGINAL, REAL, RECOMBINED, Benchmark, BenchmarkScene
 from anyscene.benchmark.sources import Source, SourceReader, chance, stratified
 from anyscene.data.sample import Element, Meta, ShardManifest
 from anyscene.errors import InputError
-from anyscene.files import sha256_of, write_json
 from data_prep.preparation import tool_versions
 
 GUEST_CHANCES = (0.7, 0.3)  # of one and two guests
@@ -79,25 +63,9 @@ def build(
         "shards_sha256": shards.sha256(),
         "tools": tool_versions(),
     }
-    if out.exists() and not overwrite:
-        found = read_benchmark(out, check=True)
-        if found.record["arguments"] != arguments:
-            raise InputError(
-                f"{out} holds a benchmark built otherwise; choose another folder, or --overwrite"
-            )
-        return found
-    if out.exists() and any(out.iterdir()) and not (out / RECORD_NAME).is_file():
-        raise InputError(f"--overwrite: {out} is no benchmark; choose another folder")
-    out = out.resolve()
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        _write(part, shards, settings, arguments)
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return read_benchmark(out)
+    return freeze(
+        out, arguments, lambda part: _write(part, shards, settings, arguments), overwrite=overwrite
+    )
 
 
 def _write(
@@ -122,13 +90,8 @@ def _write(
     for image in {image for scene in scenes for image in scene["source_images"]}:
         source = reader.read(keys[image])
         (folder / _real_name(source)).write_bytes(source.scene_bytes)
-    lines = (json.dumps(scene, ensure_ascii=False, sort_keys=True) + "\n" for scene in scenes)
-    (folder / SCENES_NAME).write_text("".join(lines), encoding="utf-8")
-    record = _record(scenes, arguments)
-    (folder / CARD_NAME).write_text(data_card(record, scenes), encoding="utf-8")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    record["files"] = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
-    write_json(folder / RECORD_NAME, record)
+    record = record_of(scenes, arguments)
+    seal(folder, scenes, record, data_card(record, scenes))
 
 
 @dataclass(frozen=True)
@@ -245,19 +208,3 @@ def _real_name(source: Source) -> str:
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     if not cv2.imwrite(str(path), pixels):
         raise OSError(f"{path} could not be written")
-
-
-def _record(scenes: Sequence[BenchmarkScene], arguments: dict[str, Any]) -> dict[str, Any]:
-    elements = Counter(element["category"] for scene in scenes for element in scene["elements"])
-    shown = Counter(category for scene in scenes for category in categories_of(scene))
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "arguments": json.loads(json.dumps(arguments)),
-        "scenes": len(scenes),
-        "layouts": dict(Counter(scene["layout"] for scene in scenes)),
-        "real_images": len({image for scene in scenes for image in scene["source_images"]}),
-        "categories": {
-            name: {"scenes": shown[name], "elements": elements[name]} for name in sorted(shown)
-        },
-    }

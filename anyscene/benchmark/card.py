@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from anyscene.benchmark.prompts import DEMO_SOURCE
-from anyscene.benchmark.scenes import ORIGINAL, RECOMBINED, BenchmarkScene
+from anyscene.benchmark.scenes import ORIGINAL, PAIR, RECOMBINED, SUBJECT, BenchmarkScene
 
 RE_CREATION = """\
 This is a **re-creation**, not the benchmark of the AnyScene paper (CVPR 2024), whose list of
@@ -68,6 +68,43 @@ def data_card(record: dict[str, Any], scenes: Sequence[BenchmarkScene]) -> str:
 {"".join(f"- {name}: {count}" + chr(10) for name, count in sorted(licences.items()))}
 The images belong to their photographers; a licence that forbids passing them on binds this folder,
 too. Masks and captions are the source's.
+"""
+
+
+def subject_card(record: dict[str, Any]) -> str:
+    """README.md of a subject set."""
+    settings, layouts = record["arguments"]["settings"], record["layouts"]
+    photos = sum(len(own["photos"]) for own in record["subjects"].values())
+    cut_by = f", otherwise {settings['matting']}" if settings["matting"] else ""
+    rows = "".join(
+        f"| {name} | {own['noun']} | {len(own['photos'])} | {'yes' if own['cut_out'] else 'no'} |\n"
+        for name, own in record["subjects"].items()
+    )
+    return f"""\
+# Subject set
+
+Subjects known by a few photos, to be shown in scenes that a prompt describes. Methods that are
+fine-tuned on a subject (DreamBooth, Custom Diffusion) see all of its photos; methods that take a
+composited foreground see one cut-out, put on a canvas by a fixed rule.
+
+|  |  |
+| --- | --- |
+| scenes of one subject | {layouts.get(SUBJECT, 0)} |
+| scenes of two | {layouts.get(PAIR, 0)} |
+| subjects | {len(record["subjects"])} |
+| photos | {photos} |
+| seed | {settings["seed"]} |
+| cut out by | masks and alpha{cut_by} |
+
+- **Prompt**: the subject's noun stands in the prompt of the list; what a method puts there in its
+  place (a rare token and the noun) is its own affair. CLIP-Score is of the list's prompt, for all.
+- **No real scenes**: there is no reference of FID, KID, CMMD or FD-DINOv2.
+- **Frozen**: `benchmark.json` has every file's sha256; what changed is refused.
+
+| subject | noun | photos | cut out |
+| --- | --- | --- | --- |
+{rows}
+The photos belong to their photographers, under the licences of the data set they came with.
 """
 
 

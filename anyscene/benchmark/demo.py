@@ -81,7 +81,7 @@ def _gallery(benchmark: Benchmark, out: Path, settings: GenerateSettings) -> Non
     for number, scene in enumerate(benchmark.scenes[:GALLERY_FOREGROUNDS]):
         elements = re.split(r" (?:on|in|at) ", scene["prompt"])[0]
         prompts = tuple(f"{elements} {end}" for end in PROMPT_ENDS.values())
-        canvas = benchmark.folder / scene["canvas"]
+        canvas = benchmark.folder / str(scene["canvas"])
         scenes.append(Scene(scene["scene_id"], prompts, canvas, seed=number))
     single = GenerateSettings(
         steps=settings.steps, guidance_scale=settings.guidance_scale, blend_k=0.25

@@ -99,7 +99,7 @@ class Meter:
             return None
         figures = Figures()
         self.judge.reset()
-        parts = _parts([(scene["height"], scene["width"]) for scene in scenes])
+        parts = _parts([(scene["height"], scene["width"], False) for scene in scenes])
         for numbers in parts:
             part = [scenes[number] for number in numbers]
             real = torch.stack([self._real(scene) for scene in part]).float() / 255
@@ -115,7 +115,7 @@ class Meter:
         self.metrics.reset()
         if self.judge is not None:
             self.judge.reset()
-        parts = _parts([(line["height"], line["width"]) for line in lines])
+        parts = _parts([(line["height"], line["width"], line["canvas"] is None) for line in lines])
         for numbers in tqdm(parts, f"score {name}", unit="batch", disable=None):
             self._update([lines[n] for n in numbers], numbers, folder)
         results = self.metrics.compute(intervals=True)
@@ -141,21 +141,23 @@ class Meter:
             torch.stack([_image(folder / line[kind], "RGB") for line in lines])
             for kind in ("image", "image_raw")
         )
-        canvas = torch.stack([_image(folder / str(line["canvas"]), "RGBA") for line in lines])
+        canvas = None
+        if lines[0]["canvas"] is not None:  # of all: see `_parts`
+            canvas = torch.stack([_image(folder / str(line["canvas"]), "RGBA") for line in lines])
         batch = ScoreBatch(
             numbers=list(numbers),
             image=image.to(self.device),
             raw=raw.to(self.device),
             prompts=[line["prompt"] for line in lines],
-            foreground=canvas[:, :3].to(self.device),
-            alpha=canvas[:, 3:].to(self.device),
+            foreground=None if canvas is None else canvas[:, :3].to(self.device),
+            alpha=None if canvas is None else canvas[:, 3:].to(self.device),
             boxes=[
                 boxes_at(scene, line["height"], line["width"])
                 for scene, line in zip(scenes, lines, strict=True)
             ],
         )
         self.metrics.update(batch)
-        if self.judge is not None:
+        if self.judge is not None and canvas is not None:
             alpha = canvas[:, 3:].float() / 255
             self._judge(image.float() / 255, canvas[:, :3].float() / 255, alpha, scenes)
 
@@ -170,9 +172,10 @@ class Meter:
 
     def _keep_judged(self, figures: Figures, parts: Sequence[Sequence[int]]) -> None:
         """Add the judge's columns, in the scenes' order; it has them in that of the batches."""
-        if self.judge is None:
-            for metric in JUDGED:
-                figures.missing[metric] = "metrics.judge is not given"
+        whole = all(scene["canvas"] is not None for scene in self.benchmark.scenes)
+        if self.judge is None or not whole:
+            reason = "scenes have no foreground" if self.judge else "metrics.judge is not given"
+            figures.missing |= dict.fromkeys(JUDGED, reason)
             return
         columns = self.judge.per_image()
         place = np.argsort([number for part in parts for number in part])
@@ -186,7 +189,7 @@ class Meter:
         return _image(self.benchmark.folder / str(scene["real"]), "RGB")
 
     def _mask(self, scene: BenchmarkScene) -> Path:
-        return self.benchmark.folder / scene["mask"]
+        return self.benchmark.folder / str(scene["mask"])
 
 
 def _add_column(figures: Figures, metric: str, column: Any) -> None:
@@ -195,9 +198,10 @@ def _add_column(figures: Figures, metric: str, column: Any) -> None:
     figures.values[metric] = values if before is None else np.hstack([before, values])
 
 
-def _parts(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Numbers of images in batches of one size, in rising order within a size."""
-    by_size: dict[tuple[int, int], list[int]] = {}
+def _parts(sizes: Sequence[tuple[int, int, bool]]) -> list[list[int]]:
+    """Numbers of images in batches of one size (height, width, whether there is no foreground), in
+    rising order within a size."""
+    by_size: dict[tuple[int, int, bool], list[int]] = {}
     for number, size in enumerate(sizes):
         by_size.setdefault(size, []).append(number)
     return [
@@ -225,7 +229,10 @@ def boxes_at(scene: BenchmarkScene, height: int, width: int) -> list[Box]:
 
 
 def write_reference(benchmark: Benchmark, config: MetricsConfig, folder: Path, device: str) -> bool:
-    """Statistics of the benchmark's real images, of each network that is given; whether any is."""
+    """Statistics of the benchmark's real images, if it has any, of each network that is given;
+    whether any was written."""
+    if not (benchmark.folder / REAL).is_dir():
+        return False
     networks = Networks(config)
     wanted: dict[str, Callable[[], FeatureExtractor]] = {
         "inception": networks.inception,

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from anyscene.benchmark.runs import Run
-from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
 from anyscene.errors import InputError
 from anyscene.manifest import GenerationLine, read_generation_manifest
 from anyscene.metrics.catalogue import Better
@@ -43,18 +43,28 @@ def method_grid(
     captions = [
         f"{words}: {scene['prompt']}" for (_, words), scene in zip(rows, scenes, strict=True)
     ]
-    columns: dict[str, list[Image.Image]] = {
-        "foreground": [_small(benchmark.folder / scene["canvas"]) for scene in scenes]
-    }
+    columns: dict[str, list[Image.Image]] = {}
     for run in runs:
         first = [run.lines[number][0] for number, _ in rows]
         columns[run.name] = [_small(run.folder / line["image"]) for line in first]
-    if any(scene["real"] for scene in scenes):
-        blank = Image.new("RGB", columns["foreground"][0].size, "white")
-        columns["real"] = [
-            _small(benchmark.folder / scene["real"]) if scene["real"] else blank for scene in scenes
-        ]
-    return _sheet(columns, captions)
+    size = columns[runs[0].name][0].size
+
+    def shown(name: str, files: Sequence[str | None]) -> dict[str, list[Image.Image]]:
+        """A column of pictures; blank where a scene has none, and no column where no scene has."""
+        if not any(files):
+            return {}
+        blank = Image.new("RGB", size, "white")
+        return {name: [_small(benchmark.folder / file) if file else blank for file in files]}
+
+    before = shown("subject", [_first_photo(benchmark, scene) for scene in scenes])
+    before |= shown("foreground", [scene["canvas"] for scene in scenes])
+    return _sheet(before | columns | shown("real", [scene["real"] for scene in scenes]), captions)
+
+
+def _first_photo(benchmark: Benchmark, scene: BenchmarkScene) -> str | None:
+    """The first photo of a scene's first subject."""
+    subjects = scene.get("subjects", [])
+    return benchmark.subjects[subjects[0]["name"]]["photos"][0] if subjects else None
 
 
 def gallery(manifest: Path, blended: bool = True) -> Image.Image:

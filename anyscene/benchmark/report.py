@@ -23,7 +23,7 @@ from anyscene.benchmark.pictures import method_grid, ranked_scenes
 from anyscene.benchmark.plots import bars, by_category
 from anyscene.benchmark.prompts import DEMO_SOURCE
 from anyscene.benchmark.runs import Run
-from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.scenes import SUBJECTS, Benchmark
 from anyscene.benchmark.score import OURS, SCORES_NAME, TABLE_NAME
 from anyscene.benchmark.tables import (
     against_best_table,
@@ -224,6 +224,11 @@ def origin(record: dict[str, Any]) -> str:
         return (
             "Procedural scenes with a known true shadow: an example of the evaluation, not a "
             "measure of quality on photos."
+        )
+    if record["benchmark"]["source"] == SUBJECTS:
+        return (
+            "A subject set: what subject-driven methods were fine-tuned on, one run a subject, is "
+            "shown beside what they made. It has no real scenes, and no list of the paper's."
         )
     return (
         "A re-creation of the AnyScene paper's benchmark, whose list of images is not public: no "

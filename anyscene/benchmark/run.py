@@ -9,14 +9,21 @@ benchmark get the same scenes and seeds.
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from anyscene.benchmark.methods import METHODS, NEEDS_CONTROLNET, NEEDS_TRUTH
+from anyscene.benchmark.fine_tune import Kind, parse_settings
+from anyscene.benchmark.methods import (
+    METHODS,
+    NEEDS_CONTROLNET,
+    NEEDS_NO_FOREGROUND,
+    NEEDS_SUBJECTS,
+    NEEDS_TRUTH,
+)
 from anyscene.benchmark.methods.base import Method, MethodSettings, SceneJob, method_class
 from anyscene.benchmark.runs import RUN_NAME
 from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
@@ -103,6 +110,30 @@ def check_run(
             raise InputError(
                 f"--method {name} needs scenes whose truth is known; {unknown[0]} has none"
             )
+    check_foregrounds(benchmark, name)
+
+
+def check_foregrounds(benchmark: Benchmark, name: str) -> None:
+    """Raises `InputError` where the scenes have not what the method is shown."""
+    if name in NEEDS_SUBJECTS and not benchmark.subjects:
+        raise InputError(
+            f"--method {name} is fine-tuned on photos of subjects, and {benchmark.folder} has "
+            "none: build a subject set with `anyscene benchmark build --subjects FOLDER`"
+        )
+    empty = [scene["scene_id"] for scene in benchmark.scenes if scene["canvas"] is None]
+    if empty and name not in NEEDS_NO_FOREGROUND:
+        raise InputError(
+            f"--method {name} needs a foreground, and scene {empty[0]} has none: put masks beside "
+            "its photos (NAME_mask.png), or build the set with --matting"
+        )
+
+
+def check_fine_tune(name: str, fine_tune: Sequence[str]) -> None:
+    """Raises `InputError` for settings of a fine-tune that cannot be used."""
+    if name in NEEDS_SUBJECTS:
+        parse_settings(Kind[name], fine_tune)
+    elif fine_tune:
+        raise InputError(f"--fine-tune is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")
 
 
 def run(
@@ -115,6 +146,8 @@ def run(
     share: Share = Share(),
     controlnet: Path | None = None,
     sam: Path | None = None,
+    fine_tunes: Path | None = None,
+    fine_tune: Sequence[str] = (),
 ) -> list[GenerationLine]:
     """Make what is not in `out` yet of one method's images; returns the lines of this share.
 
@@ -127,17 +160,27 @@ def run(
         share: which part of the images.
         controlnet: of `controlnet_canny`.
         sam: of `inpaint_anything`, to find the masks itself.
+        fine_tunes: of subject-driven methods, where they are kept; None: `out`/fine_tunes.
+        fine_tune: of the same, KEY=VALUE changes of the papers' settings.
 
     Raises:
         InputError: a model, method or setting that cannot be used.
         DamageError: a manifest in `out` is damaged.
     """
     check_run(benchmark, name, model, settings, share, controlnet, sam)
+    check_fine_tune(name, fine_tune)
     loaded = load_model(model, settings.dtype, settings.device)
     config = sampling(settings, read_export_record(Path(model)))
-    method = method_class(name)(
-        loaded, MethodSettings(config, settings.negative_prompt, controlnet, sam)
+    given = MethodSettings(
+        replace(config, micro_batch=settings.micro_batch or MAX_MICRO_BATCH),
+        settings.negative_prompt,
+        controlnet,
+        sam,
+        benchmark,
+        fine_tunes or out / "fine_tunes",
+        tuple(fine_tune),
     )
+    method = method_class(name)(loaded, given)
     plan = Planner(benchmark, name, loaded, method, settings, out)
     claim(out, plan.record(sam))
     lines = _make_missing(plan, share)
@@ -167,15 +210,28 @@ class Planner:
         scenes, repeats = self.benchmark.scenes, range(self.settings.images)
         return [(scene, n + len(scenes) * k) for n, scene in enumerate(scenes) for k in repeats]
 
+    def images_of(self, share: Share) -> list[tuple[BenchmarkScene, int]]:
+        """Those of a share: every so manyth, or of a method that learns subjects all those of every
+        so manyth subject, so that each is learnt by one job."""
+        images = self.images()
+        if self.name not in NEEDS_SUBJECTS:
+            return images[share.index :: share.count]
+        groups: dict[str, int] = {}
+        numbers = [groups.setdefault(str(s.get("subjects")), len(groups)) for s, _ in images]
+        shown = zip(images, numbers, strict=True)
+        return [image for image, number in shown if number % share.count == share.index]
+
     def jobs(self, share: Share) -> Iterator[SceneJob]:
         """The jobs of a share; their canvases are written on the way."""
-        for scene, seed in self.images()[share.index :: share.count]:
-            canvas = self.benchmark.folder / scene["canvas"]
-            own = Scene(scene["scene_id"], (scene["prompt"],), canvas)
+        for scene, seed in self.images_of(share):
+            canvas = scene["canvas"]
+            path = None if canvas is None else self.benchmark.folder / canvas
+            own = Scene(scene["scene_id"], (scene["prompt"],), path)
             size = image_size(self.model, own, self.settings)
-            foreground = read_foreground(own, size)
-            line = self._line(scene, seed, size)
-            line |= write_canvas(self.out, scene["scene_id"], foreground)
+            line, foreground = self._line(scene, seed, size), None
+            if own.guided:
+                foreground = read_foreground(own, size)
+                line |= write_canvas(self.out, scene["scene_id"], foreground)
             yield SceneJob(line, foreground, scene, self.benchmark.folder)
 
     def record(self, sam: Path | None) -> dict[str, Any]:
@@ -215,6 +271,7 @@ class Planner:
             "prompt": scene["prompt"],
             "seed": seed,
             "method": self.name,
+            **dict.fromkeys(("canvas", "canvas_sha256", "mask")),
             "height": size[0],
             "width": size[1],
         }
@@ -248,7 +305,7 @@ def _make_missing(plan: Planner, share: Share) -> list[GenerationLine]:
     finished = read_finished(manifest)
     asked: list[str] = []
     waiting: dict[str, list[SceneJob]] = {}
-    total = len(plan.images()[share.index :: share.count])
+    total = len(plan.images_of(share))
     with tqdm(total=total, unit="image", desc=plan.name, disable=None) as bar:
 
         def finish(jobs: list[SceneJob]) -> None:

@@ -5,13 +5,14 @@ scenes.jsonl      one scene a line, see `BenchmarkScene`
 canvas/ID.png     the composited foreground, RGBA; masks/ID.png its alpha; elements/ID.png which
                   element a pixel belongs to, 1..n, 0 none
 real/KEY.png      the real scene of every image that gave an element: the reference of FID
+subjects/NAME/    the photos of a subject set's subjects; `benchmark.json` says which are whose
 README.md         the data card
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from anyscene.errors import DamageError, InputError
 from anyscene.files import sha256_of
@@ -22,7 +23,8 @@ VERSION = 1
 RECORD_NAME, SCENES_NAME, CARD_NAME = "benchmark.json", "scenes.jsonl", "README.md"
 REAL = "real"  # folder
 ORIGINAL, RECOMBINED = "original", "recombined"
-LAYOUTS = (ORIGINAL, RECOMBINED)
+SUBJECT, PAIR = "subject", "pair"  # layouts of a subject set
+SUBJECTS = "subjects"  # its folder of photos, its key in `benchmark.json`, and its source
 
 
 class SceneElement(TypedDict):
@@ -35,22 +37,31 @@ class SceneElement(TypedDict):
     annotation_id: int
 
 
+class SceneSubject(TypedDict):
+    """A subject that a scene is to show."""
+
+    name: str  # in `benchmark.json`, which lists its photos
+    noun: str  # its class
+
+
 class BenchmarkScene(TypedDict):
     """One line of `scenes.jsonl`. Paths are relative to the benchmark's folder."""
 
     scene_id: str
-    layout: str  # original: as in the image; recombined: elements of several images
+    layout: str  # original, recombined (elements of several images), subject or pair
     prompt: str
     height: int
     width: int
-    canvas: str
-    mask: str
-    elements_map: str
+    canvas: str | None  # None, as the next two: a subject that nothing cuts out of its photos
+    mask: str | None
+    elements_map: str | None
     elements: list[SceneElement]
-    real: str | None  # the real scene; None: a recombined one has none
+    real: str | None  # the real scene; None: only one in its own layout has one
     source_images: list[int]  # the first one's caption is in the prompt
     licences: list[str]  # of the source images
     truth: dict[str, Any] | None  # of procedural scenes in their own layout
+    subjects: NotRequired[list[SceneSubject]]  # of subject sets alone, as the next
+    subject_prompt: NotRequired[str]  # the prompt with {0}, {1} where the subjects' nouns are
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Benchmark:
     folder: Path
     record: dict[str, Any]
     scenes: list[BenchmarkScene]
+
+    @property
+    def subjects(self) -> dict[str, Any]:
+        """Noun and photos (relative to the folder) by a subject's name; {}: no subject set."""
+        return self.record.get(SUBJECTS, {})
 
     @property
     def sha256(self) -> str:
@@ -101,4 +117,5 @@ def read_benchmark(folder: Path, *, check: bool = False) -> Benchmark:
 
 def categories_of(scene: BenchmarkScene) -> list[str]:
     """The categories in a scene, each once, sorted."""
-    return sorted({element["category"] for element in scene["elements"]})
+    nouns = {subject["noun"] for subject in scene.get("subjects", [])}
+    return sorted(nouns | {element["category"] for element in scene["elements"]})

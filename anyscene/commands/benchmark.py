@@ -28,7 +28,13 @@ def _add_build(steps: argparse._SubParsersAction) -> None:
     build.add_argument("--images", type=Path, help="COCO's folder of image files")
     build.add_argument("--instances", type=Path, help="COCO's instances.json")
     build.add_argument("--captions", type=Path, help="COCO's captions.json")
-    build.add_argument("--pixels", type=int, default=512, help="a side of COCO's scenes")
+    build.add_argument("--subjects", type=Path, help="or a folder of subjects, see the docs")
+    build.add_argument(
+        "--pixels", type=int, default=512, help="a side of COCO's or subjects' scenes"
+    )
+    build.add_argument("--prompts", type=int, help="of each subject, the first ones; default: all")
+    build.add_argument("--pairs", type=int, default=0, help="pairs of subjects, for scenes of two")
+    build.add_argument("--matting", metavar="MODEL", help="cuts out subjects that have no mask")
     build.add_argument("--size", type=int, default=1000, help="scenes, at most")
     build.add_argument("--recombined", type=float, default=0.5, metavar="SHARE", help="of scenes")
     build.add_argument("--seed", type=int, default=0)
@@ -44,6 +50,15 @@ def _add_run(steps: argparse._SubParsersAction) -> None:
     run.add_argument("--model", required=True, help="export (of anyscene), or base: folder, hub id")
     run.add_argument("--controlnet", type=Path, help="of controlnet_canny: folder of a ControlNet")
     run.add_argument("--sam", type=Path, help="of inpaint_anything: let a SAM model find the masks")
+    run.add_argument(
+        "--fine-tune",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of dreambooth and custom_diffusion: steps, learning_rate, batch, prior_images, "
+        "prior_weight, seed; default: the papers'",
+    )
+    run.add_argument("--fine-tunes", type=Path, help="where they are kept; default: OUT/fine_tunes")
     run.add_argument("--out", type=Path, required=True, help="folder of images and manifest.jsonl")
     run.add_argument("--images", type=int, default=1, help="generation seeds a scene")
     run.add_argument("--steps", type=int, default=50, help="the same for all methods")
@@ -96,9 +111,13 @@ def _add_demo(steps: argparse._SubParsersAction) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
+    if options.subjects is not None:
+        return _build_subjects(options)
     coco = (options.images, options.instances, options.captions)
     if (options.shards is None) == (options.images is None or options.instances is None):
-        raise InputError("benchmark build needs either --shards, or --images and --instances")
+        raise InputError(
+            "benchmark build needs one of --shards, --subjects, or --images and --instances"
+        )
     import shutil
 
     from anyscene.benchmark.build import BuildSettings, build
@@ -117,6 +136,23 @@ def _build(options: argparse.Namespace) -> int:
         shutil.rmtree(work)
     layouts = ", ".join(f"{count} {name}" for name, count in built.record["layouts"].items())
     print(f"{built.record['scenes']} scenes ({layouts}): {options.out}")
+    return 0
+
+
+def _build_subjects(options: argparse.Namespace) -> int:
+    if options.shards is not None or options.images is not None:
+        raise InputError("--subjects cannot go with --shards or --images: choose one source")
+    from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
+
+    settings = SubjectSettings(
+        options.pixels, options.prompts, options.pairs, options.seed, options.matting
+    )
+    built = build_subjects(options.subjects, options.out, settings, overwrite=options.overwrite)
+    cut_out = sum(own["cut_out"] for own in built.subjects.values())
+    print(
+        f"{built.record['scenes']} scenes of {len(built.subjects)} subjects, {cut_out} of them cut "
+        f"out: {options.out}"
+    )
     return 0
 
 
@@ -151,6 +187,8 @@ def _run(options: argparse.Namespace) -> int:
         share=Share(options.shard_index, options.num_shards),
         controlnet=options.controlnet,
         sam=options.sam,
+        fine_tunes=options.fine_tunes,
+        fine_tune=options.fine_tune,
     )
     print(f"{len(lines)} images of {options.method}: {options.out}")
     return 0

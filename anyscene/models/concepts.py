@@ -92,11 +92,12 @@ def _find_ends_by_name(encoder: Any, tokenizer: CLIPTokenizer) -> None:
     Folders of before transformers 4.31 say 2, for which it is where the highest number is: with
     new tokens that would be the new word. Without any, both are the same place.
     """
-    encoder.config.eos_token_id = tokenizer.eos_token_id
+    end: Any = tokenizer.eos_token_id
+    encoder.config.eos_token_id = end
     for module in encoder.modules():
         if isinstance(module, CLIPTextModel):
-            module.eos_token_id = tokenizer.eos_token_id
-            module.config.eos_token_id = tokenizer.eos_token_id
+            module.eos_token_id = end
+            module.config.eos_token_id = end
 
 
 def merge_words(parts: Iterable[tuple[CLIPTokenizer, Any]]) -> None:

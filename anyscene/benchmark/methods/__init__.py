@@ -9,6 +9,8 @@ METHODS = {
     "controlnet_canny": "anyscene.benchmark.methods.controlnet_canny:ControlNetCanny",
     "inpaint_anything": "anyscene.benchmark.methods.inpaint_anything:InpaintAnything",
     "blended_latent": "anyscene.benchmark.methods.blended_latent:BlendedLatent",
+    "dreambooth": "anyscene.benchmark.methods.dreambooth:DreamBooth",
+    "custom_diffusion": "anyscene.benchmark.methods.custom_diffusion:CustomDiffusion",
     "paste": "anyscene.benchmark.methods.paste:Paste",
     "known_shadow": "anyscene.benchmark.methods.known_shadow:KnownShadow",
 }
@@ -19,3 +21,7 @@ TOLD_THE_ANSWER = ("known_shadow",)
 
 NEEDS_TRUTH = ("known_shadow",)
 NEEDS_CONTROLNET = ("controlnet_canny",)
+NEEDS_SUBJECTS = ("dreambooth", "custom_diffusion")
+"""Methods that are fine-tuned on the subjects of a subject set."""
+
+NEEDS_NO_FOREGROUND = ("stable_diffusion", *NEEDS_SUBJECTS)

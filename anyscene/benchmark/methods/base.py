@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anyscene.benchmark.methods import METHODS
-from anyscene.benchmark.scenes import BenchmarkScene
+from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
 from anyscene.compositing.blending import blend
 from anyscene.compositing.hint import BACKGROUND_GREY
 from anyscene.config import Blend, SampleConfig
@@ -24,7 +24,7 @@ Pngs = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class SceneJob(Job):
-    """An image of a benchmark's scene to make; the foreground is always there."""
+    """An image of a benchmark's scene to make; only subject sets have some without foreground."""
 
     scene: BenchmarkScene
     folder: Path  # of the benchmark
@@ -44,6 +44,9 @@ class MethodSettings:
     negative_prompt: str = ""
     controlnet: Path | None = None  # of `controlnet_canny`
     sam: Path | None = None  # of `inpaint_anything`, where no mask shall be given
+    benchmark: Benchmark | None = None  # of subject-driven methods: where the photos are
+    fine_tunes: Path | None = None  # of the same: folder that keeps them
+    fine_tune: tuple[str, ...] = ()  # KEY=VALUE, see `fine_tune.Settings`
 
 
 class Method(Protocol):
