@@ -88,14 +88,15 @@ def write_report(benchmark: Benchmark, runs: Sequence[Run], out: Path) -> Path:
     shown = [name for name in INFO if any(name in m["figures"] for m in record["methods"].values())]
     rank_metric, rows = grid_rows(out, record)
     grid = method_grid(benchmark, runs, rows)
-    files = {"bars.svg": bar_plot(record, shown).encode()}
+    files = {"bars.svg": bar_plot(record, shown).encode()} if shown else {}
     groups = group_plot(record, shown)
     if groups is not None:
         files["groups.svg"] = groups.encode()
     files["grid.png"] = _png(grid)
     kind, small = _embedded(grid)
     images = {name: base64.b64encode(data).decode() for name, data in files.items()}
-    images |= {"grid": base64.b64encode(small).decode(), "groups.svg": images.get("groups.svg", "")}
+    images |= {"grid": base64.b64encode(small).decode()}
+    images |= {name: images.get(name, "") for name in ("bars.svg", "groups.svg")}
     ranked = (
         f"ranked by anyscene's {INFO[rank_metric].title.lower()}" if rank_metric else "in order"
     )

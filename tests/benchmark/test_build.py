@@ -136,7 +136,7 @@ def test_photos_build_a_benchmark_from_the_command_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs either --shards, or --images and --instances"),
+        ([], "needs one of --shards, --subjects, or --images and --instances"),
         (["--shards", "S", "--size", "0"], "--size 0 must be at least 1"),
         (["--shards", "S", "--recombined", "2"], "--recombined 2 must be between 0 and 1"),
         (["--shards", "S"], "no shards in 'S'"),
