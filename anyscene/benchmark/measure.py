@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from anyscene.benchmark.likeness import LIKENESS, Likeness
 from anyscene.benchmark.runs import Run
 from anyscene.benchmark.scenes import REAL, Benchmark, BenchmarkScene
 from anyscene.config import MetricsConfig
@@ -43,7 +44,7 @@ JUDGED = {
 """A judge's metrics of procedural scenes, of a method's final images. Not its seam: that has no
 better end without the same scene before blending, and is lowest where no element is."""
 
-INFO = JUDGED | CATALOGUE
+INFO = JUDGED | LIKENESS | CATALOGUE
 KERNEL = ("kid", "cmmd")
 FRECHET = ("fid", "fd_dinov2")
 
@@ -66,6 +67,7 @@ class Meter:
     benchmark: Benchmark
     metrics: MetricSet
     judge: SceneMetrics | None
+    likeness: Likeness | None  # of subject sets
     device: str
 
     @classmethod
@@ -81,7 +83,8 @@ class Meter:
         judge = None
         if config.judge is not None:
             judge = SceneMetrics(Judge.from_pretrained(config.judge)).to(device)
-        return cls(benchmark, build_metric_set(config, device), judge, device)
+        likeness = Likeness(benchmark, config, device) if benchmark.subjects else None
+        return cls(benchmark, build_metric_set(config, device), judge, likeness, device)
 
     def measure(self, run: Run) -> Figures:
         """All figures of a run."""
@@ -115,6 +118,8 @@ class Meter:
         self.metrics.reset()
         if self.judge is not None:
             self.judge.reset()
+        if self.likeness is not None:
+            self.likeness.reset()
         parts = _parts([(line["height"], line["width"], line["canvas"] is None) for line in lines])
         for numbers in tqdm(parts, f"score {name}", unit="batch", disable=None):
             self._update([lines[n] for n in numbers], numbers, folder)
@@ -132,6 +137,10 @@ class Meter:
                 figures.replicates[metric] = np.concatenate([before, drawn])
             figures.details[metric] = result.details
         self._keep_judged(figures, parts)
+        if self.likeness is not None:
+            figures.missing |= self.likeness.missing
+            for metric, column in self.likeness.values.items():
+                _add_column(figures, metric, column)
 
     def _update(
         self, lines: Sequence[GenerationLine], numbers: Sequence[int], folder: Path
@@ -157,6 +166,8 @@ class Meter:
             ],
         )
         self.metrics.update(batch)
+        if self.likeness is not None:
+            self.likeness.update(numbers, image)
         if self.judge is not None and canvas is not None:
             alpha = canvas[:, 3:].float() / 255
             self._judge(image.float() / 255, canvas[:, :3].float() / 255, alpha, scenes)

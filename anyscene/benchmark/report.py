@@ -34,7 +34,7 @@ from anyscene.benchmark.tables import (
 from anyscene.errors import InputError
 from anyscene.files import replace_file
 
-RANKED_BY = ("shadow_correlation", "clip_cosine", "psnr_in_mask")
+RANKED_BY = ("shadow_correlation", "clip_cosine", "subject_dino_i", "psnr_in_mask")
 """What makes a scene a good one of ours: the first of these that was computed."""
 
 GROUPED = (
@@ -44,6 +44,7 @@ GROUPED = (
     "aesthetic_v2",
     "psnr_in_mask",
     "dino_i",
+    "subject_dino_i",
 )
 """Metrics whose groups are drawn."""
 

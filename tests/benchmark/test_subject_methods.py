@@ -14,17 +14,20 @@ from subject_photos import DREAMBOOTH, photo_folder
 
 from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
 from anyscene.benchmark.fine_tune import DEFAULTS, Concept, FineTune, Kind, learn, parse_settings
+from anyscene.benchmark.likeness import Likeness
 from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND
 from anyscene.benchmark.methods.base import MethodSettings, method_class
 from anyscene.benchmark.methods.subject_driven import SubjectDriven
 from anyscene.benchmark.run import Share, run
 from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.subject_set import read_photo
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards, rescaled, sized_caption
 from anyscene.cli import main
 from anyscene.config import MetricsConfig, Precision, SampleConfig
 from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
 from anyscene.image_jobs import load_model
+from anyscene.metrics.networks import Networks
 from anyscene.models.concepts import KEYS_AND_VALUES
 from anyscene.models.loading import load_base
 from anyscene.module import SceneModule
@@ -272,6 +275,27 @@ def test_methods_that_are_shown_a_foreground_want_one(
             run(subject_set, name, str(base), tmp_path / name, SETTINGS)
 
 
+def test_likeness_is_the_mean_cosine_with_the_photos_of_the_subject(
+    subject_set: Benchmark, small_metrics: MetricsConfig
+):
+    """The photos themselves are as like their subject as they are like each other."""
+    likeness = Likeness(subject_set, MetricsConfig(clip=small_metrics.clip), "cpu")
+    assert likeness.missing == {"subject_dino_i": "metrics.dino is not given"}
+    mug = [subject_set.folder / name for name in subject_set.subjects["mug"]["photos"]]
+    shown = [torch.from_numpy(np.array(read_photo(path)[0])).permute(2, 0, 1) for path in mug]
+    likeness.update([0, 2], torch.stack([shown[0], shown[0]]))  # of the mug, and of both
+    clip = Networks(small_metrics).clip("clip")
+    own, other = (clip(image[None].float() / 255)[0].double() for image in shown)
+    cosine = torch.nn.functional.cosine_similarity(own, other, dim=0).item()
+    values = likeness.values["subject_clip_i"]
+    assert values[0] == pytest.approx((1 + cosine) / 2)
+    assert np.isnan(values[1])
+    rex = read_photo(subject_set.folder / subject_set.subjects["rex"]["photos"][0])[0]
+    features = clip(torch.from_numpy(np.array(rex)).permute(2, 0, 1)[None].float() / 255)[0]
+    with_rex = torch.nn.functional.cosine_similarity(own, features.double(), dim=0).item()
+    assert values[2] == pytest.approx(((1 + cosine) / 2 + with_rex) / 2)
+
+
 @pytest.mark.slow
 def test_dreambooth_photos_are_learnt_scored_and_reported(
     base: Path, small_metrics: MetricsConfig, tmp_path: Path
@@ -304,7 +328,8 @@ def test_dreambooth_photos_are_learnt_scored_and_reported(
     assert main(["benchmark", "report", folder, *runs, "--out", str(out)]) == 0
     record = json.loads((out / "scores.json").read_text())
     for name in SUBJECT_DRIVEN:
-        assert record["methods"][name]["figures"]["clip_score"]["scenes"] == 6
+        for metric in ("clip_score", "subject_clip_i"):
+            assert record["methods"][name]["figures"][metric]["scenes"] == 6
     assert "image and real" in record["not_computed"]["fid"]
     assert "foreground" in record["not_computed"]["psnr_in_mask"]
     markdown = (out / "report.md").read_text()
