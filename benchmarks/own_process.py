@@ -1,5 +1,6 @@
 """Functions in processes of their own: fresh memory, a time limit, imports paid once."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+
+PR_SET_PDEATHSIG = 1
 
 
 class ChildFailedError(Exception):
@@ -46,6 +50,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, limit: float) 
 
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.setpgrp()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux: it ends with its parent
     try:
         sender.send((True, function(*arguments)))
     except Exception:
