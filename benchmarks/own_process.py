@@ -10,7 +10,6 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-
 PR_SET_PDEATHSIG = 1
 
 
