@@ -60,7 +60,8 @@ def run_figures(run: Path, step: int) -> tuple[int | None, dict[str, float]]:
     if not found:
         return None, {}
     last = max(found)
-    return last, json.loads(found[last].read_text())
+    figures = json.loads(found[last].read_text())
+    return last, {name: value for name, value in figures.items() if value is not None}
 
 
 def card_licence(card: Path) -> str | None:

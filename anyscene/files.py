@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,18 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Canonical JSON, atomically."""
-    text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+    """Canonical JSON, atomically; numbers that are not finite, which JSON has not, become null."""
+    text = json.dumps(_finite(values), indent=1, sort_keys=True, allow_nan=False) + "\n"
     replace_file(path, lambda part: part.write_text(text))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(own) for key, own in value.items()}
+        case list() | tuple():
+            return [_finite(own) for own in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

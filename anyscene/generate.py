@@ -7,9 +7,10 @@ OUT/manifest.jsonl     one line an image, written after its files
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -78,16 +79,42 @@ def generate(
     loaded = load_model(model, settings.dtype, settings.device)
     total = settings.images * sum(len(scene.prompts) for scene in scenes)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
+    jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)
+    manifest = out / MANIFEST_NAME
+    call = partial(make_images, loaded)
+    return make_missing(jobs, manifest, finished, micro_batch, call, total=total, name="generate")
+
+
+OneJob = TypeVar("OneJob", bound=Job)
+
+
+def make_missing(
+    jobs: Iterable[OneJob],
+    manifest: Path,
+    finished: dict[str, GenerationLine],
+    micro_batch: int,
+    make: Callable[[list[OneJob]], list[tuple[bytes, bytes]]],
+    *,
+    total: int,
+    name: str,
+) -> list[GenerationLine]:
+    """Make the images whose lines are not `finished`, by calls of one size; all lines, in order.
+
+    A line is added to the manifest when the image's files are beside it. `make` gives the PNG
+    files, blended and raw, of jobs of one `call_of`; `total` and `name` are for the bar.
+    """
     asked: list[str] = []
-    waiting: dict[str, list[Job]] = {}
-    with tqdm(total=total, unit="image", desc="generate", disable=None) as bar:
+    waiting: dict[str, list[OneJob]] = {}
+    with tqdm(total=total, unit="image", desc=name, disable=None) as bar:
 
-        def finish(jobs: list[Job]) -> None:
-            for line in write_images(out, loaded, jobs):
+        def finish(own: list[OneJob]) -> None:
+            for job, files in zip(own, make(own), strict=True):
+                line = write_files(manifest.parent, job.line, files)
+                append_line(manifest, line)
                 finished[identity(line)] = line
-            bar.update(len(jobs))
+            bar.update(len(own))
 
-        for job in plan(loaded, scenes, settings, config, micro_batch, out, matting):
+        for job in jobs:
             asked.append(identity(job.line))
             if asked[-1] in finished:
                 bar.update()
@@ -96,8 +123,8 @@ def generate(
             waiting.setdefault(call, []).append(job)
             if len(waiting[call]) == micro_batch:
                 finish(waiting.pop(call))
-        for jobs in waiting.values():
-            finish(jobs)
+        for own in waiting.values():
+            finish(own)
     return [finished[key] for key in asked]
 
 
@@ -217,15 +244,6 @@ def write_canvas(out: Path, scene_id: str, foreground: Foreground) -> dict[str, 
     for name, content in ((canvas, data), (mask, png(foreground.alpha))):
         write_bytes(out / name, content)
     return {"canvas": canvas, "canvas_sha256": sha256, "mask": mask}
-
-
-def write_images(out: Path, model: Model, jobs: Sequence[Job]) -> list[GenerationLine]:
-    """Make the images of jobs of one call, and add their lines to the manifest."""
-    lines = []
-    for job, files in zip(jobs, make_images(model, jobs), strict=True):
-        lines.append(write_files(out, job.line, files))
-        append_line(out / MANIFEST_NAME, lines[-1])
-    return lines
 
 
 def write_files(out: Path, asked: Mapping[str, Any], files: tuple[bytes, bytes]) -> GenerationLine:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anyscene import __version__
 from anyscene.config import Blend
+from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.layout_settings import layout_of
 from anyscene.models.base import unet_factor, weights_sha256
@@ -96,10 +97,7 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     Raises:
         InputError: no such device, or a model that cannot be loaded.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here: give --device cpu")
+    device = choose_device(device)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     try:

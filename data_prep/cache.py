@@ -21,6 +21,7 @@ from anyscene.data.sample import MANIFEST_NAME, ShardManifest, ShardRecord
 from anyscene.data.sources import open_shards, read_manifest, shard_cache
 from anyscene.data.stream import Slot
 from anyscene.data.transforms import Sample
+from anyscene.devices import choose_device
 from anyscene.errors import DamageError, InputError
 from anyscene.models.base import Base, vae_factor
 from anyscene.models.loading import load_base
@@ -79,7 +80,7 @@ def prepare_cache(
         raise InputError(f"--batch-size {settings.batch_size} must be at least 1")
     if source.base is not None:
         raise InputError(f"{shards!r} is a cache; give the shards that it was made from")
-    device = _device(settings.device)
+    device = choose_device(settings.device)
     torch.set_float32_matmul_precision("high")  # as in training
     base = load_base(settings.base, settings.revision, settings.first_stage)
     _check_buckets(source, base)
@@ -91,13 +92,6 @@ def prepare_cache(
     vae.to(device)
     with closing(ShardReader(open_shards(shards, shard_cache(DataConfig())))) as reader:
         return _write_all(Work(source, reader, base, settings), arguments, out, part)
-
-
-def _device(name: str) -> str:
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise InputError("--device cuda: there is no GPU that torch can use here; use --device cpu")
-    return ("cuda" if found else "cpu") if name == "auto" else name
 
 
 def _check_buckets(source: ShardManifest, base: Base) -> None:

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from anyscene.data.sample import MANIFEST_NAME, ShardManifest
 from anyscene.data.shards import read_batches
+from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.files import write_json
 from anyscene.metrics.fidelity import LayoutMetrics
@@ -100,8 +101,7 @@ def prepare_base(
         seed: of weights and order.
         device: where to train.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here: give --device cpu")
+    choose_device(device)
     train, val = read_scenes(shards / "train"), read_scenes(shards / "val", limit=256)
     work = out / "parts"
     work.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,7 @@ LEVELS = {
     "anyscene.visual": 2,
     "anyscene.checkpoint": 1,
     "anyscene.models": 1,
+    "anyscene.devices": 1,
     "anyscene.diffusion": 1,
     "anyscene.compositing": 1,
     "anyscene.data.augmentation": 1,

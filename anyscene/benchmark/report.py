@@ -31,7 +31,7 @@ from anyscene.benchmark.tables import (
     heading,
     main_table,
 )
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file
 
 RANKED_BY = ("shadow_correlation", "clip_cosine", "subject_dino_i", "psnr_in_mask")
@@ -133,14 +133,19 @@ def write_report(benchmark: Benchmark, runs: Sequence[Run], out: Path) -> Path:
 
 
 def read_scores(out: Path, benchmark: Benchmark, runs: Sequence[Run]) -> dict[str, Any]:
-    """`scores.json` of a folder. Raises `InputError` unless it is of these runs."""
+    """`scores.json` of a folder. Raises `InputError` unless it is of these runs, `DamageError`
+    where it is damaged."""
     path = out / SCORES_NAME
     if not path.is_file():
         raise InputError(f"no {SCORES_NAME} in {out}: make it with `anyscene benchmark score`")
-    record = json.loads(path.read_text())
-    if record["benchmark"]["sha256"] != benchmark.sha256:
+    try:
+        record = json.loads(path.read_text())
+        scored = record["benchmark"]["sha256"], list(record["methods"])
+    except (ValueError, KeyError, TypeError):
+        raise DamageError(f"{path} is damaged; score the runs again") from None
+    if scored[0] != benchmark.sha256:
         raise InputError(f"{path} is of another benchmark than {benchmark.folder}: score again")
-    if list(record["methods"]) != sorted(run.name for run in runs):
+    if scored[1] != sorted(run.name for run in runs):
         raise InputError(f"{path} is of {', '.join(record['methods'])}: score these runs again")
     # JSON has sorted the methods; the report has them as they were named
     record["methods"] = {run.name: record["methods"][run.name] for run in runs}

@@ -14,126 +14,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from anyscene.benchmark.fine_tune import Kind, parse_settings
-from anyscene.benchmark.methods import (
-    METHODS,
-    NEEDS_CONTROLNET,
-    NEEDS_NO_FOREGROUND,
-    NEEDS_SUBJECTS,
-    NEEDS_TRUTH,
-)
+from anyscene.benchmark.methods import NEEDS_SUBJECTS
 from anyscene.benchmark.methods.base import Method, MethodSettings, SceneJob, method_class
+from anyscene.benchmark.run_checks import WHOLE, Share, check_fine_tune, check_run
 from anyscene.benchmark.runs import RUN_NAME
 from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
-from anyscene.errors import InputError, nearest
+from anyscene.errors import DamageError, InputError
 from anyscene.export_record import read_export_record
 from anyscene.files import replace_file, write_json
 from anyscene.generate import (
     MANIFEST_NAME,
     image_size,
+    make_missing,
     read_finished,
     read_foreground,
     write_canvas,
-    write_files,
 )
-from anyscene.image_jobs import Model, call_of, load_model, versions
-from anyscene.manifest import MANIFEST_VERSION, GenerationLine, append_line, identity
+from anyscene.image_jobs import Model, load_model, versions
+from anyscene.manifest import MANIFEST_VERSION, GenerationLine
 from anyscene.scene_list import (
     MAX_MICRO_BATCH,
     GenerateSettings,
     Scene,
-    check_model,
     sampling,
 )
 
 MACHINE = ("device", "threads", "versions", "model")
 """Fields that may differ between the jobs of one run."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which of a run's images this process makes: index, index + count, ..."""
-
-    index: int = 0
-    count: int = 1
-
-    def check(self) -> None:
-        """Raises `InputError` for an impossible share."""
-        if not 0 <= self.index < self.count:
-            raise InputError(
-                f"--shard-index {self.index} and --num-shards {self.count}: "
-                "the index must be from 0 to num-shards - 1"
-            )
-
-    @property
-    def manifest_name(self) -> str:
-        """The manifest that this process writes."""
-        if self.count == 1:
-            return MANIFEST_NAME
-        return f"manifest-{self.index:05d}-of-{self.count:05d}.jsonl"
-
-
-def check_run(
-    benchmark: Benchmark,
-    name: str,
-    model: str,
-    settings: GenerateSettings,
-    share: Share,
-    controlnet: Path | None,
-    sam: Path | None,
-) -> None:
-    """Raises `InputError` for what can be known to fail without loading the model."""
-    if name not in METHODS:
-        raise InputError(f"--method {name} is none of {', '.join(METHODS)}{nearest(name, METHODS)}")
-    check_model(model)
-    share.check()
-    if name in NEEDS_CONTROLNET and controlnet is None:
-        raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
-    if settings.images < 1:
-        raise InputError(f"--images {settings.images} must be at least 1")
-    if settings.steps is None or settings.steps < 1:
-        raise InputError(f"--steps {settings.steps} must be at least 1")
-    if sam is not None:
-        if name != "inpaint_anything":
-            raise InputError(f"--sam is for --method inpaint_anything, not for {name}")
-        unreal = [scene["scene_id"] for scene in benchmark.scenes if scene["real"] is None]
-        if unreal:
-            raise InputError(
-                f"--sam finds elements in real scenes, and {unreal[0]} has none; build the "
-                "benchmark with --recombined 0"
-            )
-    if name in NEEDS_TRUTH:
-        unknown = [scene["scene_id"] for scene in benchmark.scenes if scene["truth"] is None]
-        if unknown:
-            raise InputError(
-                f"--method {name} needs scenes whose truth is known; {unknown[0]} has none"
-            )
-    check_foregrounds(benchmark, name)
-
-
-def check_foregrounds(benchmark: Benchmark, name: str) -> None:
-    """Raises `InputError` where the scenes have not what the method is shown."""
-    if name in NEEDS_SUBJECTS and not benchmark.subjects:
-        raise InputError(
-            f"--method {name} is fine-tuned on photos of subjects, and {benchmark.folder} has "
-            "none: build a subject set with `anyscene benchmark build --subjects FOLDER`"
-        )
-    empty = [scene["scene_id"] for scene in benchmark.scenes if scene["canvas"] is None]
-    if empty and name not in NEEDS_NO_FOREGROUND:
-        raise InputError(
-            f"--method {name} needs a foreground, and scene {empty[0]} has none: put masks beside "
-            "its photos (NAME_mask.png), or build the set with --matting"
-        )
-
-
-def check_fine_tune(name: str, fine_tune: Sequence[str]) -> None:
-    """Raises `InputError` for settings of a fine-tune that cannot be used."""
-    if name in NEEDS_SUBJECTS:
-        parse_settings(Kind[name], fine_tune)
-    elif fine_tune:
-        raise InputError(f"--fine-tune is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")
 
 
 def run(
@@ -143,7 +51,7 @@ def run(
     out: Path,
     settings: GenerateSettings,
     *,
-    share: Share = Share(),
+    share: Share = WHOLE,
     controlnet: Path | None = None,
     sam: Path | None = None,
     fine_tunes: Path | None = None,
@@ -183,7 +91,16 @@ def run(
     method = method_class(name)(loaded, given)
     plan = Planner(benchmark, name, loaded, method, settings, out)
     claim(out, plan.record(sam))
-    lines = _make_missing(plan, share)
+    manifest = out / share.manifest_name
+    lines = make_missing(
+        plan.jobs(share),
+        manifest,
+        read_finished(manifest),
+        plan.micro_batch,
+        method.make,
+        total=len(plan.images_of(share)),
+        name=name,
+    )
     if share.count > 1:
         join_manifests(out, share.count, plan.images())
     return lines
@@ -283,6 +200,7 @@ def claim(out: Path, record: dict[str, Any]) -> None:
 
     Raises:
         InputError: the folder holds images of another one; what differs is named.
+        DamageError: its `run.json` is damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / RUN_NAME
@@ -290,43 +208,16 @@ def claim(out: Path, record: dict[str, Any]) -> None:
     if not path.is_file():
         write_json(path, record)
         return
-    held = json.loads(path.read_text())
+    try:
+        held = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise DamageError(f"{path} is damaged; remove {out} and run again") from None
     for key in ("method", *sorted(held.keys() | record.keys())):
         if held.get(key) != record.get(key):
             raise InputError(
                 f"{out} holds images of another run ({key} is {held.get(key)} there, "
                 f"{record.get(key)} asked for): choose another folder"
             )
-
-
-def _make_missing(plan: Planner, share: Share) -> list[GenerationLine]:
-    """Make the images that are not there yet, by calls of one size; all lines, in order."""
-    manifest = plan.out / share.manifest_name
-    finished = read_finished(manifest)
-    asked: list[str] = []
-    waiting: dict[str, list[SceneJob]] = {}
-    total = len(plan.images_of(share))
-    with tqdm(total=total, unit="image", desc=plan.name, disable=None) as bar:
-
-        def finish(jobs: list[SceneJob]) -> None:
-            for job, files in zip(jobs, plan.method.make(jobs), strict=True):
-                line = write_files(plan.out, job.line, files)
-                append_line(manifest, line)
-                finished[identity(line)] = line
-            bar.update(len(jobs))
-
-        for job in plan.jobs(share):
-            asked.append(identity(job.line))
-            if asked[-1] in finished:
-                bar.update()
-                continue
-            call = call_of(job.line)
-            waiting.setdefault(call, []).append(job)
-            if len(waiting[call]) == plan.micro_batch:
-                finish(waiting.pop(call))
-        for jobs in waiting.values():
-            finish(jobs)
-    return [finished[key] for key in asked]
 
 
 def join_manifests(out: Path, count: int, images: Sequence[tuple[BenchmarkScene, int]]) -> bool:

@@ -20,6 +20,7 @@ from anyscene.benchmark.runs import SAME, Run
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.benchmark.statistics import Column, best_of, compare, estimate, groups, scene_means
 from anyscene.config import MetricsConfig
+from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.files import replace_file, write_json
 from anyscene.metrics.bootstrap import percentile_interval
@@ -48,12 +49,11 @@ def score(
         least: scenes that a category needs for figures of its own.
 
     Raises:
-        InputError: weights that cannot be used.
+        InputError: weights that cannot be used, or no such device.
     """
     if least < 2:
         raise InputError(f"--least {least} must be at least 2")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
     meter = Meter.build(benchmark, config, out / "reference", device)
     measured = {run.name: meter.measure(run) for run in runs}

@@ -45,6 +45,14 @@ class ValidationScenes(Callback):
         self.metrics = metrics
         self.rows: list[GridRow] = []
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Where weights of metrics are given, say once of which there are no figures, and why."""
+        metrics = self.metrics
+        if metrics is None or not metrics.networks or not metrics.missing:
+            return
+        if trainer.is_global_zero:
+            print(f"not computed in validation: {reasons(metrics.missing)}")
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.rows = []
         if self.metrics is not None:
@@ -117,6 +125,15 @@ class ValidationScenes(Callback):
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         return sorted(rows, key=lambda row: row[0])
+
+
+def reasons(missing: dict[str, str]) -> str:
+    """The names of metrics by what they are missing for: `fid, kid (...); lpips (...)`."""
+    names: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        if not name.endswith("_blended"):  # as before blending
+            names.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(own)} ({why})" for why, own in names.items())
 
 
 def write_grid(path: Path, columns: dict[str, torch.Tensor], prompts: list[str]) -> None:

@@ -31,9 +31,8 @@ def _reference(options: argparse.Namespace) -> int:
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()
-    import torch
-
     from anyscene.config import MetricsConfig
+    from anyscene.devices import choose_device
     from anyscene.metrics.make_reference import list_images, make_references
     from anyscene.metrics.networks import Networks
 
@@ -46,9 +45,7 @@ def _reference(options: argparse.Namespace) -> int:
         "dinov2": networks.dino,
     }
     given = {"inception": options.inception, "clip": options.clip, "dinov2": options.dino}
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(options.device)
     extractors = {name: loaders[name]().to(device) for name, path in given.items() if path}
     count = make_references(options.images, extractors, options.out, device)
     print(f"{', '.join(extractors)} of {count} images: {options.out}")

@@ -45,6 +45,8 @@ def load_aesthetic(path: str, key: str) -> AestheticHead:
     linear = set(weights) == {"weight", "bias"}
     if linear and key.endswith("_v2"):
         raise InputError(f"{key}={path!r} is the linear head V1; give it as metrics.aesthetic_v1")
+    if not linear and key.endswith("_v1") and any(name.startswith("layers.") for name in weights):
+        raise InputError(f"{key}={path!r} is the MLP head V2; give it as metrics.aesthetic_v2")
     if linear:
         named = [("", nn.Linear(weights["weight"].shape[1], 1))]
     else:

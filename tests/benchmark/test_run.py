@@ -11,7 +11,7 @@ from anyscene.benchmark.run import Share, run
 from anyscene.benchmark.runs import read_runs
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.cli import main
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.manifest import identity, read_generation_manifest
 from anyscene.remake import remake
 from anyscene.scene_list import GenerateSettings
@@ -84,6 +84,9 @@ def test_folder_holds_one_run(demo_benchmark: Benchmark, tiny_base_folder: Path,
     with pytest.raises(InputError, match=r"steps=2 .* not comparable"):
         read_runs(demo_benchmark, [(None, out), ("longer", other)])
     record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text("{")
+    with pytest.raises(DamageError, match=r"run\.json is damaged; remove"):
+        run(demo_benchmark, "paste", model, out, settings)
     (out / "run.json").write_text(json.dumps(record | {"benchmark_sha256": "0"}))
     with pytest.raises(InputError, match="of another benchmark"):
         read_runs(demo_benchmark, [(None, out)])

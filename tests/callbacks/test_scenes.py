@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from anyscene.callbacks.scenes import ValidationScenes, load_judge, score_batch
 from anyscene.config import MetricsConfig
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.metrics.build import build_metric_set
+from anyscene.metrics.metric_set import MetricSet
 from anyscene.module import SceneModule
 from anyscene.sampler import sample_options, sample_scenes
 
@@ -98,3 +100,16 @@ def test_grid_of_the_first_scenes_in_their_order(module, batches, tmp_path, monk
     assert torch.equal(shown["columns"]["mask"][2:], second["mask"][:1])
     assert not torch.equal(shown["columns"]["generated"], shown["columns"]["blended"])
     assert (tmp_path / "step-00000007/grid.png").read_text() == "PNG"
+
+
+def test_metrics_without_weights_are_named_once_with_the_reason(module, tmp_path, capsys):
+    """Only where weights of some are given: a demo wants none of them."""
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    for networks, said in (([], ""), ([torch.nn.Identity()], SAID)):
+        missing = {"fid": "no A", "kid": "no A", "lpips": "no B", "lpips_blended": "no B"}
+        metrics = MetricSet([], networks, missing)
+        ValidationScenes(tmp_path, module.config.sample, metrics).on_fit_start(trainer, module)
+        assert capsys.readouterr().out == said
+
+
+SAID = "not computed in validation: fid, kid (no A); lpips (no B)\n"

@@ -69,8 +69,17 @@ class Payload:
 def test_other_files_are_refused_in_one_line(content, tmp_path):
     path = tmp_path / "head.pth"
     torch.save(content, path)
-    with pytest.raises(InputError, match=r"^metrics.aesthetic_v1='.*head.pth'") as caught:
-        load_aesthetic(str(path), "metrics.aesthetic_v1")
+    with pytest.raises(InputError, match=r"^metrics.aesthetic_v2='.*head.pth'") as caught:
+        load_aesthetic(str(path), "metrics.aesthetic_v2")
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"no file here; see docs/metrics.md"):
         load_aesthetic(str(tmp_path / "none.pth"), "metrics.aesthetic_v1")
+
+
+def test_each_head_is_refused_as_the_other(tmp_path):
+    torch.save(mlp(), tmp_path / "v2.pth")
+    with pytest.raises(InputError, match=r"is the MLP head V2; give it as metrics.aesthetic_v2"):
+        load_aesthetic(str(tmp_path / "v2.pth"), "metrics.aesthetic_v1")
+    torch.save({"weight": torch.zeros(1, 4), "bias": torch.zeros(1)}, tmp_path / "v1.pth")
+    with pytest.raises(InputError, match=r"is the linear head V1"):
+        load_aesthetic(str(tmp_path / "v1.pth"), "metrics.aesthetic_v2")

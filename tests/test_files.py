@@ -1,0 +1,31 @@
+"""Files that are read whole or not at all."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from anyscene.devices import choose_device
+from anyscene.errors import InputError
+from anyscene.files import write_json
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path):
+    values = {"a": math.nan, "b": [1.5, math.inf, (math.nan, 2)], "c": {"d": -math.inf, "e": "nan"}}
+    write_json(tmp_path / "a.json", values)
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refused)
+    assert read == {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": "nan"}}
+
+
+def test_cuda_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(InputError, match=r"^--device cuda: there is no GPU .* use --device cpu$"):
+        choose_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == "cuda"
