@@ -153,6 +153,11 @@ class FineTune:
         return fine_tunes / f"{self.kind.name}-{names}-{hash_of(self.record())}"
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.settings.steps * len(self.concepts)
+
+    @property
     def words(self) -> dict[str, str]:
         """The new words and what they begin as; {} where rare ones are used."""
         if self.kind is Kind.dreambooth:
@@ -186,7 +191,7 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
     check_paths(config)
     from anyscene.train import train  # which needs the training stack
 
-    print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.settings.steps} steps")
+    print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
     with own_arithmetic():
         run = train(config)
     weights = last_weights(run)
@@ -241,7 +246,7 @@ def training_config(
     neither warm-up, dropout of prompts nor an average."""
     settings = fine_tune.settings
     on_unet = fine_tune.kind is Kind.dreambooth
-    every = max(1, settings.steps // CHECKPOINTS)
+    every = max(1, fine_tune.steps // CHECKPOINTS)
     return Config(
         name=RUN,
         runs_dir=str(folder),
@@ -263,7 +268,7 @@ def training_config(
             rest=0.0,
         ),
         train=TrainConfig(
-            steps=settings.steps,
+            steps=fine_tune.steps,
             trainable=Trainable.unet if on_unet else Trainable.cross_attention_kv,
             modifier_tokens=fine_tune.words,
             injection=Injection.none,

@@ -24,6 +24,7 @@ from anyscene.benchmark.subject_set import read_photo
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards, rescaled, sized_caption
 from anyscene.cli import main
 from anyscene.config import MetricsConfig, Precision, SampleConfig
+from anyscene.config_io import read_config
 from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
 from anyscene.image_jobs import load_model
@@ -87,6 +88,11 @@ def test_subjects_are_learnt_kept_and_shown(
     folders = sorted(kept.glob(f"{name}-*"))
     assert len(folders) == 3  # mug, rex and both
     assert not list(kept.glob("*/run/checkpoints"))
+
+    for folder in folders:
+        config = read_config(folder / "run" / "config.yaml")
+        assert config.train.steps == (4 if "mug--rex" in folder.name else 2)
+        assert config.loss.prior_weight == 1
 
     before = load_base(model).state_dict()
     for folder in folders:
