@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from anyscene.config import Config, Injection, Trainable
+from anyscene.config import Config, Injection, Strategy, Trainable
 from anyscene.data.augmentation import Mirror, drop_hints
 from anyscene.data.sample import AnyHostBatch
 from anyscene.data.sources import data_identity
@@ -22,6 +22,7 @@ from anyscene.models.base import encode_moments, scale_latents, store_frozen
 from anyscene.models.injection import build_fim, control_condition, hint_kind
 from anyscene.models.loading import load_base
 from anyscene.models.lora import add_lora
+from anyscene.models.sharding import shard_network
 from anyscene.models.text import micro_condition
 from anyscene.models.trained import load_named, trained_names, trained_parameters, trained_state
 from anyscene.optimizer import build_optimizer
@@ -60,7 +61,7 @@ class SceneModule(LightningModule):
         self.last_hint: Tensor | None = None
         self.last_batch: tuple[int, int, int] | None = None
         self.mirror = Mirror(config.data.flip)
-        self.is_fast = False
+        self.is_fast = self.is_sharded = False
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.train.gradient_checkpointing:
@@ -86,6 +87,17 @@ class SceneModule(LightningModule):
             use_xformers(self.networks)
         if train.compile:
             compile_blocks(self.networks)
+
+    def configure_model(self) -> None:
+        """With FSDP2 leave this rank its share of UNet and FIM, of what is frozen too."""
+        if self.config.train.strategy is Strategy.fsdp2 and not self.is_sharded:
+            self.is_sharded = True
+            mesh = self.device_mesh
+            assert mesh is not None
+            averages = [] if self.averaged is None else [self.averaged]
+            for network in [*self.networks, *averages]:
+                dtype = COMPUTED_IN[self.config.train.precision]
+                shard_network(network, mesh["data_parallel"], dtype)
 
     @property
     def schedule(self) -> Schedule:

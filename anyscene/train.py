@@ -1,6 +1,5 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
-import inspect
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ import lightning
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy
-from torch.nn.parallel import DistributedDataParallel
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.ema import MovingAverage
@@ -21,9 +18,10 @@ from anyscene.callbacks.missed_validation import MissedValidation
 from anyscene.callbacks.preemption import Preemption
 from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
-from anyscene.checkpoint import AtomicCheckpointIO, read_checkpoint, step_of
+from anyscene.callbacks.whole_networks import WholeNetworks
+from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Optimizer, Precision
+from anyscene.config import Config, Logger, Optimizer, Precision, Strategy
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
@@ -37,6 +35,7 @@ from anyscene.out_of_memory import Held, out_of_memory
 from anyscene.precision import LIGHTNING
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
+from anyscene.strategies import build_strategy
 from anyscene.tracking.loggers import build_loggers, followed
 
 
@@ -59,7 +58,7 @@ def train(config: Config) -> Path:
     check_cached(config, module.base_sha256)
     identity = None
     if checkpoint is not None:
-        saved = read_checkpoint(checkpoint)
+        saved = read_first_share(checkpoint)
         module.on_load_checkpoint(saved)  # refuse before writing anything
         if checkpoint.parent == run / "checkpoints":
             identity = saved.get("identity")
@@ -140,12 +139,11 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
     if is_validation_missed(config, csv.path, start_step):
         callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
-    single = settings.devices * settings.nodes == 1
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy="auto" if single else build_ddp(rank_timeout(config)),
+        strategy=build_strategy(settings, rank_timeout(config)),
         precision=LIGHTNING[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
@@ -159,6 +157,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        inference_mode=settings.strategy is Strategy.ddp,  # what is gathered in it is trained later
         logger=[csv, *(build_loggers(config, run, start_step) if is_first_process() else [])],
         callbacks=callbacks,
         plugins=build_plugins(io),
@@ -181,15 +180,6 @@ def build_plugins(io: AtomicCheckpointIO) -> list[Any]:
     return plugins
 
 
-def build_ddp(timeout: timedelta) -> DDPStrategy:
-    """Data parallel, without buffers synchronised in each forward pass: the ranks may differ by a
-    validation batch, and then a forward pass must not be a collective."""
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {name: False}  # named so since torch 2.13
-    return DDPStrategy(timeout=timeout, **options)
-
-
 def build_callbacks(
     config: Config, run: Path, io: AtomicCheckpointIO, start_step: int
 ) -> list[Callback]:
@@ -201,6 +191,8 @@ def build_callbacks(
     callbacks: list[Callback] = [Preemption(saving, rank_timeout(config)), gradients]
     if config.train.ema_decay > 0:
         callbacks.append(MovingAverage(config.train.ema_decay, config.train.ema_on_cpu))
+    if config.train.strategy is Strategy.fsdp2:
+        callbacks.append(WholeNetworks())
     callbacks.append(
         Throughput(config.data.batch_size, config.log.every, gradients, images_at_peak(config))
     )

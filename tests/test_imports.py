@@ -103,6 +103,8 @@ LEVELS = {
     "anyscene.export_record": 1,
     "anyscene.model_card": 1,
     "anyscene.scene_list": 1,
+    "anyscene.sharded_checkpoint": 1,
+    "anyscene.strategies": 3,
     "anyscene.data.fetching": 0,
     "anyscene.data.png": 0,
     "anyscene.elastic": 1,
