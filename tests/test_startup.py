@@ -156,25 +156,28 @@ import sys
 from datetime import timedelta
 from torch.distributed import FileStore
 from anyscene.cluster.startup import connect
-rank, ranks, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-store = FileStore(path, ranks)
-store.set_timeout(timedelta(seconds=10))
-connect(store, rank, ranks, timedelta(seconds=10))
+rank, ranks, seconds = map(int, sys.argv[1:4])
+store = FileStore(sys.argv[4], ranks)
+store.set_timeout(timedelta(seconds=seconds))
+connect(store, rank, ranks, timedelta(seconds=seconds))
 print("connected")
 """
 
 
+@pytest.mark.slow
 def test_ranks_connect_or_say_who_could_not(tmp_path):
     here = Path(__file__).resolve().parents[1]
     environment = os.environ | {"PYTHONPATH": str(here), "SLURMD_NODENAME": "node7"}
 
-    def start(rank: int, ranks: int, name: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", CONNECT, str(rank), str(ranks), str(tmp_path / name)]
+    def start(rank: int, seconds: int, name: str) -> subprocess.Popen:
+        arguments = [str(rank), "2", str(seconds), str(tmp_path / name)]
+        command = [sys.executable, "-c", CONNECT, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=environment, **pipes)
 
-    pair = [start(rank, 2, "pair") for rank in (0, 1)]
+    alone = start(0, 2, "alone")
+    pair = [start(rank, 100, "pair") for rank in (0, 1)]
     assert [process.communicate(timeout=200)[0] for process in pair] == ["connected\n"] * 2
-    _, errors = start(0, 2, "alone").communicate(timeout=200)
+    _, errors = alone.communicate(timeout=200)
     assert "DamageError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
     assert "check the network between the nodes" in errors

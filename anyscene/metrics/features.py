@@ -1,5 +1,6 @@
 """The base of feature networks: an image's features do not depend on its neighbours in a batch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ class ExtractorRecord:
         return asdict(self)
 
 
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(nn.Module, ABC):
     """A network that gives a row of `record.width` numbers for an image, in float32.
 
     Every call of the network has `micro_batch` images of one size, the last one padded with copies:
@@ -36,13 +37,13 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.micro_batch = micro_batch
 
+    @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
         """Images b 3 H W in [0, 1], rounded to 1/255, as the network takes them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, prepared: Tensor) -> Tensor:
         """The network on prepared images: b D."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Features B D float32 of images B 3 H W in [0, 1], rounded to 1/255 (`as_saved`)."""

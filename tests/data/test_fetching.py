@@ -148,7 +148,9 @@ def test_a_slow_source_that_keeps_coming_is_waited_for(
     monkeypatch.setattr(fetching, "STALL_BYTES", 1000)
     monkeypatch.setattr(fetching, "STALL_SECONDS", 0.5)
     slowly = "for i in 1 2 3 4 5 6 7 8; do head -c 128000; sleep 0.2; done"
-    fetch(f"pipe:cat {folder}/{{name}} | ({slowly})", "shard.tar", tmp_path / "here", check_bytes)
+    here = tmp_path / "here"
+    fetch(f"pipe:cat {folder}/{{name}} | ({slowly})", "shard.tar", here, check_bytes)
+    assert here.read_bytes() == DATA
 
 
 def test_any_file_system_of_fsspec(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_a_killed_process_does_not_keep_others_waiting(
         process.kill()
         process.join()
         fetch_all(cache, server.url, [record])
+        assert server.requests[record.name] == 2
 
 
 def test_a_shard_larger_than_the_cache_is_an_error(tmp_path: Path, manifest: ShardManifest) -> None:
