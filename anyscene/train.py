@@ -1,5 +1,7 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,16 +73,15 @@ def train(config: Config) -> Path:
         val_batch_size=config.sample.micro_batch,
     )
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
-        fit_hint_embedder(module, data)
+        with told_of_memory(config, module):
+            fit_hint_embedder(module, data)
     prepare_run_folder(run, config, module.base_sha256, start_step, identity)
     csv = MetricsCsv(run / "metrics.csv")
     csv.start_at(start_step)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
-        try:
+        with told_of_memory(config, module):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(config, held(module)) from error
         validated = is_validated(csv.path, config.train.steps)
         validated = trainer.strategy.broadcast(validated)  # the ranks agree
         if config.data.val is not None and not validated:
@@ -115,20 +116,44 @@ def check_devices(config: Config) -> None:
         )
 
 
+@contextmanager
+def told_of_memory(config: Config, module: SceneModule) -> Iterator[None]:
+    """Raises `RunFailedError` that says what would help where the device's memory is not enough."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(config, held(module)) from error
+
+
 def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
     """Let the FIM's embedder learn the base's view of the foreground from the first batches.
 
-    Every rank does the same, before the ranks are set up.
+    Every rank does the same, before the ranks are set up: a step has the samples of all ranks, in
+    micro-batches of one rank's size. Only what takes part is on the device.
     """
-    config = module.config
-    assert module.injection is not None
-    if torch.cuda.is_available():
-        module.to(torch.device("cuda", local_rank()))
-    hints = (module.on_after_batch_transfer(batch, 0)["hint"] for batch in data.train_dataloader())
+    config, fim = module.config, module.injection
+    assert fim is not None
+    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else module.device
+    for part in (module.base.vae, module.base.unet.conv_in, fim.controlnet_cond_embedding):
+        part.to(device)
+    ranks = config.train.devices * config.train.nodes
+    hints = (
+        module.on_after_batch_transfer(own, 0)["hint"].to(device)
+        for batch in data.train_dataloader()
+        for own in split_batch(batch, ranks)
+    )
     steps = config.fim.fit_embedder_steps
-    share = fit_embedder(module.injection, module.base, hints, steps, rate=3e-3)
+    share = fit_embedder(fim, module.base, hints, steps, rate=3e-3, accumulate=ranks)
     if is_first_process():
         print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained")
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """A host batch in `parts` of equal size."""
+    of_samples = {name: of for name, of in batch.items() if name not in ("replaced", "damage")}
+    size = len(batch["key"]) // parts
+    starts = range(0, parts * size, size)
+    return [{name: of[i : i + size] for name, of in of_samples.items()} for i in starts]
 
 
 def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -> Trainer:
