@@ -23,13 +23,13 @@ from anyscene.config import (
     Logger,
     Optimizer,
     Precision,
-    Strategy,
     Trainable,
 )
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
 from anyscene.layout_settings import layout_mistake
+from anyscene.sharding_settings import sharding_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -271,8 +271,9 @@ def check_config(config: Config) -> None:
             f"({reason}); use fim.fit_embedder_steps=0"
         )
     _check_training(config)
-    if train.strategy is Strategy.fsdp2:
-        _check_sharding(config)
+    mistake = sharding_mistake(config)
+    if mistake is not None:
+        raise ConfigError(mistake)
     if train.precision is not Precision.fp32 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     gpus = config.cluster.gpus
@@ -314,62 +315,6 @@ def _check_training(config: Config) -> None:
             f"fim.transformer_layers={fim.transformer_layers} cannot go with "
             f"fim.init={fim.init!r}, which has its own; leave it out"
         )
-
-
-def _check_sharding(config: Config) -> None:
-    """What cannot go with weights that the ranks share."""
-    train = config.train
-    refused = [  # key, value, whether it is refused, what to use instead, why
-        (
-            "train.devices x train.nodes",
-            train.devices * train.nodes,
-            train.devices * train.nodes == 1,
-            "2 or more, or train.strategy=ddp",
-            "one rank has nobody to share with",
-        ),
-        (
-            "train.precision",
-            train.precision.name,
-            train.precision is Precision.fp16,
-            "bf16",
-            "the loss scale would have to know all shares",
-        ),
-        (
-            "train.optimizer",
-            train.optimizer.name,
-            train.optimizer is Optimizer.adamw8bit,
-            "adamw",
-            "bitsandbytes does not know sharded weights",
-        ),
-        (
-            "train.ema_on_cpu",
-            "true",
-            train.ema_on_cpu,
-            "false",
-            "the average is shared by the ranks too",
-        ),
-        ("train.lora_rank", train.lora_rank, train.lora_rank > 0, "0", "adapters fit with ddp"),
-        ("train.compile", "true", train.compile, "false", "the two have not been tried together"),
-        (
-            "train.channels_last",
-            "true",
-            train.channels_last,
-            "false",
-            "weights are cut along their rows in memory",
-        ),
-        (
-            "debug.overfit",
-            config.debug.overfit,
-            config.debug.overfit > 0,
-            "0, or train.strategy=ddp",
-            "one rank alone draws what was learnt",
-        ),
-    ]
-    for key, value, is_refused, instead, reason in refused:
-        if is_refused:
-            raise ConfigError(
-                f"train.strategy=fsdp2 cannot go with {key}={value} ({reason}); use {instead}"
-            )
 
 
 def _check_ranges(config: Config) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anyscene.compositing.blending import blend as blend_pixels
-from anyscene.compositing.hint import BACKGROUND_GREY, make_hint
+from anyscene.compositing.hint import BACKGROUND_GREY, empty_hint, make_hint
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
@@ -58,7 +58,9 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
 
     Without a foreground, or without a `controlnet`, it is text-to-image with the base.
     LoRA of the base, of one text encoder or two, is loaded as in diffusers (`load_lora_weights`).
-    `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's.
+    `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's. `empty_hint` says
+    that the FIM was trained on it too (`train.foreground_dropout`): foreground guidance then moves
+    away from the FIM on the empty hint, and not from the base alone. An export says which.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -75,6 +77,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        empty_hint: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -87,7 +90,9 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, empty_hint=empty_hint
+        )
         self.vae_scale_factor = vae_factor(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -103,9 +108,12 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         record = read_export_record(folder)
         if record is not None:
             check_hint_version(folder, record)
-        if record is None or (folder / MODEL_INDEX).is_file():
+        if record is None:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
-        pipeline = cls(**load_fim_folder(folder, record))
+        known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
+        if (folder / MODEL_INDEX).is_file():
+            return super().from_pretrained(folder, **{**known, **options})
+        pipeline = cls(**load_fim_folder(folder, record), **known)
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
@@ -192,13 +200,14 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         )
         latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
-        control = self._control(own)
+        control, empty_control = self._controls(own)
         place = sampling_place(self.unet, self._execution_device)
         conditions = Conditions(
             full=full.repeated(num_images_per_prompt).to(**place),
             empty=empty.repeated(num_images_per_prompt).to(**place),
             sizes=None if self.text_encoder_2 is None else uncropped(images, size, place),
             control=control,
+            empty_control=empty_control,
             s_text=guidance_scale,
             s_foreground=1.0 if control is None else foreground_guidance_scale,
             rescale=guidance_rescale,
@@ -297,12 +306,16 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         levels = len(self.unet.config.block_out_channels)
         return plan_layout(layout, own.alpha, latent_size, levels, known)
 
-    def _control(self, own: "_Foreground | None") -> Tensor | None:
-        """What the FIM takes; None without one, or without a foreground."""
+    def _controls(self, own: "_Foreground | None") -> tuple[Tensor | None, Tensor | None]:
+        """What the FIM takes, and what it takes for guidance away from the empty hint; None where
+        there is no FIM or foreground, and where the FIM does not know the empty hint."""
         if self.controlnet is None or own is None:
-            return None
-        condition = control_condition(self.controlnet, self.vae, make_hint(own.rgb, own.alpha))
-        return condition.to(self.controlnet.dtype)
+            return None, None
+        hint = make_hint(own.rgb, own.alpha)
+        hints = [hint, empty_hint(hint)] if self.config["empty_hint"] else [hint]
+        controls = [control_condition(self.controlnet, self.vae, shown) for shown in hints]
+        first, *others = [control.to(self.controlnet.dtype) for control in controls]
+        return first, others[0] if others else None
 
     def _pil(self, images: Tensor) -> list[Image]:
         flags = [False] * len(images)

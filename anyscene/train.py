@@ -134,7 +134,8 @@ def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
     config, fim = module.config, module.injection
     assert fim is not None
     device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else module.device
-    for part in (module.base.vae, module.base.unet.conv_in, fim.controlnet_cond_embedding):
+    parts: list[Any] = [module.base.vae, module.base.unet.conv_in, fim.controlnet_cond_embedding]
+    for part in parts:
         part.to(device)
     ranks = config.train.devices * config.train.nodes
     hints = (

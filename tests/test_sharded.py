@@ -22,6 +22,8 @@ from anyscene.cli import main
 from anyscene.errors import DamageError
 from anyscene.export import export
 
+pytestmark = pytest.mark.slow  # a pair of processes makes five runs
+
 TESTS = Path(__file__).resolve().parent
 NAMES = ("data-parallel", "sharded", "sharded-again", "from-shares", "from-one-file")
 OPTIONS = (

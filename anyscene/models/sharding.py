@@ -24,9 +24,17 @@ def shard_network(network: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> N
     computed = None if dtype is torch.float32 else dtype
     policy = MixedPrecisionPolicy(computed, torch.float32, cast_forward_inputs=False)
     settings: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True, "mp_policy": policy}
-    blocks = [part for part in network.modules() if type(part).__name__ in COMPILED_BLOCKS]
-    for part in [*blocks, network]:  # the network's own group is what is left
+    for part, _ in block_groups(network):
         fully_shard(part, **settings)
+
+
+def block_groups(network: nn.Module) -> list[tuple[nn.Module, list[nn.Parameter]]]:
+    """What is gathered together: each block with its weights; last the network with the rest."""
+    blocks = [part for part in network.modules() if type(part).__name__ in COMPILED_BLOCKS]
+    groups = [(block, list(block.parameters())) for block in blocks]
+    in_blocks = {id(weight) for _, weights in groups for weight in weights}
+    rest = [weight for weight in network.parameters() if id(weight) not in in_blocks]
+    return [*groups, (network, rest)]
 
 
 def gather_networks(networks: Iterable[nn.Module]) -> None:
