@@ -179,6 +179,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         num_sanity_val_steps=0,
         log_every_n_steps=config.log.every,
         deterministic=settings.deterministic,
+        benchmark=on_gpu and not settings.deterministic,  # of kernels, for the sizes that come
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,

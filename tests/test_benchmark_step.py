@@ -1,6 +1,8 @@
 """The benchmark of training steps, small: both sides run and its table adds up."""
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,7 @@ import pytest
 from data_prep.cache import Settings, prepare_cache
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+OWN = ("train_step", "plain_loop", "our_step", "own_process", "random_base")
 
 
 @pytest.fixture
@@ -18,25 +21,43 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import train_step
 
     yield train_step
-    for name in ("train_step", "plain_loop"):
+    for name in OWN:
         sys.modules.pop(name, None)
 
 
 def test_the_benchmark_of_steps_measures_both_sides(
     benchmark, tiny_base_folder: Path, demo_shards: Path, tmp_path: Path
 ):
-    from plain_loop import count_flop
+    from plain_loop import flop_per_image
 
     cache = Settings(str(tiny_base_folder), dtype="fp16", device="cpu", batch_size=2)
     prepare_cache(str(demo_shards / "train"), tmp_path / "cached", cache)
-    shards = tmp_path / "cached"
-    setting = benchmark.Setting(tiny_base_folder, shards, batch=2, steps=1, precision="bf16")
+    setting = benchmark.Setting(
+        tiny_base_folder, tmp_path / "cached", batch=2, workers=0, warm_steps=1, seconds=0
+    )
+    for name in ("plain loop, eager", "ours, eager", "ours, checkpointing"):
+        figures = benchmark.one_row(name, setting)
+        assert figures["timed_steps"] == 1
+        assert figures["images_per_second"] * figures["seconds_a_step"] == pytest.approx(2)
+    flop = flop_per_image(tiny_base_folder, 64)
     rows = {
-        name: [benchmark.one_side(name, setting)] for name in ("plain loop, eager", "ours, eager")
+        "plain loop, eager": [{"images_per_second": 2.0, "peak_gib": 0.5}],
+        "ours, compile": [{"failed": "took more than 3 s"}],
+        "ours, eager": [{"images_per_second": s, "peak_gib": 1.0} for s in (1.0, 3.0, 9.0)],
     }
-    assert all(side["images_per_second"] > 0 for (side,) in rows.values())
-    flop = count_flop(tiny_base_folder, 2, 64)
-    rows["ours, eager"] = [{"images_per_second": s, "peak_gib": 1.0} for s in (1.0, 3.0, 9.0)]
-    rows["plain loop, eager"] = [{"images_per_second": 2.0, "peak_gib": 0.5}]
-    last = benchmark.table(rows, flop, {"measured": 10 * flop}).splitlines()[-1]
+    *_, failed, last = benchmark.table(rows, flop, {"measured": 10 * flop}).splitlines()
+    assert failed == "| ours, compile | failed | | | |"
     assert last == "| ours, eager | 3 | 30.0% | 1.0 | 1.50 |"
+
+
+def test_a_function_in_its_own_process_returns_fails_or_is_ended(benchmark):
+    fork, error = benchmark.in_own_process, benchmark.ChildFailedError
+    assert fork(os.getpid, limit=30) != os.getpid()
+    with pytest.raises(error, match="ValueError"):
+        fork(int, "seven", limit=30)
+    with pytest.raises(error, match="its process died"):
+        fork(os._exit, 3, limit=30)
+    started = time.perf_counter()
+    with pytest.raises(error, match=r"took more than 0 s"):
+        fork(time.sleep, 60, limit=0.2)
+    assert time.perf_counter() - started < 30

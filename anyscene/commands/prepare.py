@@ -68,6 +68,7 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     base = kinds.add_parser("base", help="first stage, text encoder, untrained UNet, judge")
     base.add_argument("--shards", type=Path, required=True, help="folder with train and val shards")
     base.add_argument("--out", type=Path, required=True)
+    base.add_argument("--init", metavar="BASE", help="take its text encoder, go on from its stage")
     base.add_argument("--steps", type=int, default=20_000, help="of the first stage")
     base.add_argument("--unet-channels", type=_integers, default=(32, 64, 96), metavar="N,N,...")
     base.add_argument("--latent-channels", type=int, default=16)
@@ -159,6 +160,7 @@ def _prepare_base(options: argparse.Namespace) -> int:
         latent_channels=options.latent_channels,
         first_stage_steps=options.steps,
         prediction_type=options.prediction,
+        init=options.init,
     )
     prepare_base(
         options.shards, options.out, recipe=recipe, seed=options.seed, device=options.device

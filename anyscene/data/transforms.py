@@ -268,5 +268,6 @@ def to_device_batch(
     }
     if "scene_uint8" in batch:
         return {**shown, "scene": rgb * 2 - 1}
-    mean, std = batch["latent_mean"].to(device), batch["latent_std"].to(device)
+    moments = (batch["latent_mean"], batch["latent_std"])
+    mean, std = (values.to(device, non_blocking=True) for values in moments)
     return {**shown, "latent_mean": mean.float(), "latent_std": std.float()}

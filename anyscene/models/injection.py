@@ -105,13 +105,16 @@ def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
     return smaller
 
 
+@torch.no_grad()
 def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> None:
-    """Weights of the new layers as a function of the generator alone."""
+    """Weights of the new layers as a function of the generator alone, whatever the device."""
     embedder = fim.controlnet_cond_embedding
     for layer in [embedder.conv_in, *embedder.blocks]:
-        nn.init.kaiming_normal_(layer.weight, generator=generator)
+        drawn = torch.empty(layer.weight.shape, device="cpu")
+        layer.weight.copy_(nn.init.kaiming_normal_(drawn, generator=generator))
         nn.init.zeros_(layer.bias)
-    nn.init.normal_(embedder.conv_out.weight, std=0.02, generator=generator)
+    drawn = torch.empty(embedder.conv_out.weight.shape, device="cpu")
+    embedder.conv_out.weight.copy_(nn.init.normal_(drawn, std=0.02, generator=generator))
 
 
 def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetModel:
