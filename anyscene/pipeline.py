@@ -18,27 +18,26 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anyscene.compositing.blending import blend as blend_pixels
-from anyscene.compositing.hint import BACKGROUND_GREY, empty_hint, make_hint
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
-from anyscene.layout_settings import LayoutControl, check_layout
+from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import (
     Vae,
     decode_latents,
-    encode_images,
     unet_factor,
     vae_factor,
 )
 from anyscene.models.denoiser import Conditions, Denoiser
-from anyscene.models.injection import control_condition
-from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextEncoders
 from anyscene.pipeline_inputs import (
+    Foreground,
     check_foreground,
+    controls,
     image_size,
     initial_latents,
+    layout_plan,
     sampling_place,
     text_condition,
     uncropped,
@@ -200,7 +199,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         )
         latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
-        control, empty_control = self._controls(own)
+        control, empty_control = controls(self.controlnet, self.vae, own, self.config["empty_hint"])
         place = sampling_place(self.unet, self._execution_device)
         conditions = Conditions(
             full=full.repeated(num_images_per_prompt).to(**place),
@@ -213,7 +212,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             rescale=guidance_rescale,
             fim_scale=controlnet_conditioning_scale,
             fim_span=(control_guidance_start, control_guidance_end),
-            layout=self._layout(own, layout, latent_size),
+            layout=layout_plan(layout, own, self.unet, self.vae, place, latent_size),
         )
         shape = (images, self.unet.config.in_channels, *latent_size)
         final = self._sample(
@@ -282,50 +281,14 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
 
     def _foreground(
         self, rgb: Tensor | None, alpha: Tensor | None, count: int, repeat: int
-    ) -> "_Foreground | None":
+    ) -> Foreground | None:
         checked = check_foreground(rgb, alpha, count)
         if checked is None:
             return None
         device = self._execution_device
-        return _Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
-
-    def _layout(
-        self,
-        own: "_Foreground | None",
-        layout: LayoutControl | None,
-        latent_size: tuple[int, int],
-    ) -> LayoutPlan | None:
-        if layout is None or own is None:
-            return None
-        check_layout(layout)
-        known = None
-        if layout.known_latent:
-            pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
-            known = encode_images(self.vae, pasted * 2 - 1)
-            known = known.to(sampling_place(self.unet, self._execution_device)["dtype"])
-        levels = len(self.unet.config.block_out_channels)
-        return plan_layout(layout, own.alpha, latent_size, levels, known)
-
-    def _controls(self, own: "_Foreground | None") -> tuple[Tensor | None, Tensor | None]:
-        """What the FIM takes, and what it takes for guidance away from the empty hint; None where
-        there is no FIM or foreground, and where the FIM does not know the empty hint."""
-        if self.controlnet is None or own is None:
-            return None, None
-        hint = make_hint(own.rgb, own.alpha)
-        hints = [hint, empty_hint(hint)] if self.config["empty_hint"] else [hint]
-        controls = [control_condition(self.controlnet, self.vae, shown) for shown in hints]
-        first, *others = [control.to(self.controlnet.dtype) for control in controls]
-        return first, others[0] if others else None
+        return Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
 
     def _pil(self, images: Tensor) -> list[Image]:
         flags = [False] * len(images)
         pictures: Any = self.image_processor.postprocess(images, "pil", do_denormalize=flags)
         return pictures
-
-
-@dataclass(frozen=True)
-class _Foreground:
-    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
-
-    rgb: Tensor
-    alpha: Tensor

@@ -68,7 +68,8 @@ def test_guidance_away_from_the_empty_hint(base, fim, monkeypatch):
         one_step(pipeline, text, **plain, layout=gated["layout"]) for text in ("", prompt)
     ]
     with monkeypatch.context() as patch:
-        patch.setattr("anyscene.pipeline.make_hint", lambda rgb, alpha: make_hint(rgb, 0 * alpha))
+        empty = "anyscene.pipeline_inputs.make_hint"
+        patch.setattr(empty, lambda rgb, alpha: make_hint(rgb, 0 * alpha))
         e0 = one_step(pipeline, "", **plain)
     assert not torch.allclose(e0, one_step(pipeline, "", foreground=False, height=64, width=64))
     expected = e0 + 2.5 * (foreground - e0) + 3.0 * (full - foreground)
