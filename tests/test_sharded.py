@@ -29,7 +29,7 @@ NAMES = ("data-parallel", "sharded", "sharded-again", "from-shares", "from-one-f
 OPTIONS = (
     "train.devices=2",
     "train.learning_rate=1e-4",  # Adam turns rounding of a gradient near 0 into whole steps
-    "train.clip_norm=0.01",  # below the gradient's, so that clipping matters
+    "train.clip_norm=0.005",  # below the gradient's, so that clipping matters
     "train.accumulate=2",
     "train.validate_every=6",
     "sample.micro_batch=1",  # of three validation scenes the first rank has two
@@ -109,7 +109,7 @@ def test_sharded_training_is_that_of_ddp(runs):
         values = other.figures(figure)
         assert one.figures(figure) == pytest.approx(values, rel=1e-4, abs=1e-5), figure
         assert len(values) == (1 if "val/" in figure else 6)
-    assert min(other.figures("train/gradient_norm").values()) > 0.01
+    assert min(other.figures("train/gradient_norm").values()) > 0.005
     assert_close(read_checkpoint(one.checkpoint(6)), other.state(6))
     moved = other.state(6)["state_dict"], other.state(3)["state_dict"]
     assert max(float((moved[0][k] - moved[1][k]).abs().max()) for k in moved[0]) > 1e-4
