@@ -20,6 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 MASK = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow gets more time before it counts as hanging."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(autouse=True)
 def _signals_are_delivered() -> Iterator[None]:
     """`anyscene train` in this process, in a shared fixture too, holds signals back; tests and the
