@@ -1,7 +1,10 @@
 """Atomic, checksummed files: a reader sees a whole file or none."""
 
+import hashlib
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -13,8 +16,11 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file, sha256_of, write_json
 from anyscene.preemption import note_progress
+from anyscene.sharded_checkpoint import join_shares, share_name, wait_for_shares
 
 PATTERN = "step-*.ckpt"
+SHARE_SECONDS = 300
+"""How long the first rank waits for the others' shares of a checkpoint."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -23,10 +29,14 @@ class AtomicCheckpointIO(CheckpointIO):
     A crash leaves the checkpoint before this one untouched. The JSON comes last: a checkpoint
     without it was never finished. A thread writes a copy in memory, so that training goes on
     meanwhile; only one is written at a time. Then all but the newest `keep` of the folder go.
+
+    With `share`, a rank and the number of ranks, each rank saves its share into a folder of the
+    checkpoint's name, and the first rank writes the JSON when all are there.
     """
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
+        self.share: tuple[int, int] | None = None
         self.writer: Thread | None = None
         self.failure: Exception | None = None
 
@@ -42,8 +52,11 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         try:
-            write_checkpoint(checkpoint, path)
-        except (OSError, RuntimeError) as error:  # torch raises the latter
+            if self.share is None:
+                write_checkpoint(checkpoint, path)
+            else:
+                write_share(checkpoint, path, *self.share)
+        except (OSError, RuntimeError, DamageError) as error:  # torch raises the second
             self.failure = error
             print(
                 f"WARNING: {path} could not be written ({error}); the run goes on, and the "
@@ -52,8 +65,10 @@ class AtomicCheckpointIO(CheckpointIO):
             )
             return
         self.failure = None
+        if self.share is not None and self.share[0] > 0:
+            return
         note_progress()
-        for old in checkpoints(path.parent)[self.keep :]:
+        for old in [saved for saved in checkpoints(path.parent) if saved <= path][self.keep :]:
             self.remove_checkpoint(old)
 
     def finish(self) -> None:
@@ -74,11 +89,12 @@ class AtomicCheckpointIO(CheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         check_checkpoint(Path(path))
+        if Path(path).is_dir():
+            return read_checkpoint(Path(path))
         return torch.load(path, map_location=map_location or "cpu", weights_only=weights_only)
 
     def remove_checkpoint(self, path: Any) -> None:
-        Path(path).with_suffix(".json").unlink(missing_ok=True)
-        Path(path).unlink(missing_ok=True)
+        remove_checkpoint(Path(path))
 
     def teardown(self) -> None:
         """Let the writer end, whatever ended the training."""
@@ -101,17 +117,49 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     write_json(path.with_suffix(".json"), record)
 
 
+def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int) -> None:
+    """A rank's file; the first rank then waits for the others' and writes the record of all.
+
+    Raises `DamageError` where a rank does not write its file.
+    """
+    write_checkpoint(checkpoint, folder / share_name(rank, ranks))
+    if rank > 0:
+        return
+    shares = wait_for_shares(folder, ranks, SHARE_SECONDS)
+    record = {
+        "step": checkpoint["global_step"],
+        "bytes": sum(share["bytes"] for share in shares),
+        "sha256": hashlib.sha256("".join(s["sha256"] for s in shares).encode()).hexdigest(),
+        "shares": [share["name"] for share in shares],
+    }
+    write_json(folder.with_suffix(".json"), record)
+
+
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # of a path, torch tells a full disk as an internal error
         torch.save(checkpoint, file)
 
 
+def remove_checkpoint(path: Path) -> None:
+    """The record, so that nobody takes it for finished, then what it is of."""
+    path.with_suffix(".json").unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def check_checkpoint(path: Path) -> None:
-    """Raises `DamageError` unless the file has the size and checksum of its record."""
+    """Raises `DamageError` unless the file, or that of each rank, has the size and checksum of its
+    record."""
     record = path.with_suffix(".json")
     if not record.is_file():
         raise DamageError(f"{path} has no {record.name}: it was never finished")
     stated = json.loads(record.read_text())
+    if "shares" in stated:
+        for name in stated["shares"]:
+            check_checkpoint(path / name)
+        return
     if not path.is_file():
         raise DamageError(f"{path} is missing beside its record {record.name}")
     if path.stat().st_size != stated["bytes"]:
@@ -125,9 +173,50 @@ def step_of(checkpoint: Path) -> int:
     return int(json.loads(checkpoint.with_suffix(".json").read_text())["step"])
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What is in a checkpoint, with tensors mapped rather than read. Check it first."""
+def read_checkpoint(
+    path: Path, join: Callable[[list[torch.Tensor]], torch.Tensor] = torch.cat
+) -> dict[str, Any]:
+    """What is in a checkpoint, with tensors mapped rather than read. Check it first.
+
+    `join` makes a tensor of the ranks' shares of it.
+    """
+    if path.is_dir():
+        return join_shares([_map(share) for share in shares_of(path)], join)
+    return _map(path)
+
+
+def read_first_share(path: Path) -> dict[str, Any]:
+    """The same, but of a checkpoint in shares only the first rank's: all that is not tensors."""
+    return _map(shares_of(path)[0] if path.is_dir() else path)
+
+
+def shares_of(folder: Path) -> list[Path]:
+    """The files of a checkpoint in shares, in the order of ranks."""
+    names = json.loads(folder.with_suffix(".json").read_text())["shares"]
+    return [folder / name for name in names]
+
+
+def _map(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def convert_checkpoint(folder: Path, out: Path) -> None:
+    """Make one file, with its record, of a checkpoint in shares.
+
+    Raises:
+        InputError: there is no such checkpoint, it is one file already, or `out` cannot be used.
+        DamageError: it is damaged.
+    """
+    if folder.is_file():
+        raise InputError(f"{folder} is one file already")
+    if not folder.is_dir():
+        raise InputError(f"no checkpoint {folder}")
+    if out.suffix != ".ckpt":
+        raise InputError(f"--out {out} must end in .ckpt: its record is beside it as .json")
+    if out.exists():
+        raise InputError(f"--out {out} is there already: give another name")
+    check_checkpoint(folder)
+    write_checkpoint(read_checkpoint(folder), out)
 
 
 def checkpoints(folder: Path) -> list[Path]:

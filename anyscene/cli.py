@@ -12,7 +12,14 @@ from anyscene.commands.generate import add_evaluate, add_generate
 from anyscene.commands.metrics import add_metrics
 from anyscene.commands.prepare import add_prepare
 from anyscene.commands.study import add_study
-from anyscene.commands.train import add_demo, add_export, add_report, add_track, add_train
+from anyscene.commands.train import (
+    add_convert,
+    add_demo,
+    add_export,
+    add_report,
+    add_track,
+    add_train,
+)
 from anyscene.errors import AnySceneError, DamageError, RunFailedError
 
 
@@ -65,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_submit(commands)
     add_status(commands)
     add_export(commands)
+    add_convert(commands)
     add_generate(commands)
     add_evaluate(commands)
     add_metrics(commands)

@@ -55,6 +55,13 @@ class Optimizer(Enum):
     adamw8bit = "adamw8bit"
 
 
+class Strategy(Enum):
+    """How the ranks of a run share its work."""
+
+    ddp = "ddp"
+    fsdp2 = "fsdp2"
+
+
 class Attention(Enum):
     """Which kernels compute attention, see `models.attention`."""
 
@@ -242,6 +249,9 @@ class TrainConfig:
     """Processes a node: GPUs, or CPU processes where there is no GPU."""
     nodes: int = 1
     """Nodes of a multi-node job."""
+    strategy: Strategy = Strategy.ddp
+    """`ddp`: each rank holds the whole model; the fast choice wherever it fits. `fsdp2`: the ranks
+    share weights, gradients, optimizer and average of UNet and FIM, for what does not fit."""
     threads: int | None = None
     """CPU threads a process; null: torch's default."""
     deterministic: bool = False

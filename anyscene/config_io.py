@@ -29,6 +29,7 @@ from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
 from anyscene.layout_settings import layout_mistake
+from anyscene.sharding_settings import sharding_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -277,6 +278,9 @@ def check_config(config: Config) -> None:
         )
     _check_training(config)
     _check_concepts(config)
+    mistake = sharding_mistake(config)
+    if mistake is not None:
+        raise ConfigError(mistake)
     if train.precision is not Precision.fp32 and train.deterministic:
         raise ConfigError("train.deterministic=true needs train.precision=fp32")
     gpus = config.cluster.gpus
@@ -415,7 +419,7 @@ def check_paths(config: Config) -> None:
         if value is not None and not Path(value).is_file() and not url:
             raise ConfigError(f"metrics.{name}={value!r} is no file here; see docs/metrics.md")
     resume = config.train.resume
-    if resume not in ("auto", "never") and not Path(resume).is_file():
+    if resume not in ("auto", "never") and not Path(resume).exists():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")
     _check_packages(config)
 

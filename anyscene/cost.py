@@ -7,7 +7,7 @@ which is what an allocator is asked for, without its fragments and CUDA's contex
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Hint, Injection, Optimizer, Trainable
+from anyscene.config import Config, Hint, Injection, Optimizer, Strategy, Trainable
 from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base, store_frozen
 from anyscene.models.concepts import train_concepts
@@ -36,6 +36,7 @@ from anyscene.models.lora import add_lora
 from anyscene.models.text import micro_condition
 from anyscene.models.trained import trained_parameters
 from anyscene.precision import COMPUTED_IN
+from anyscene.sharded_cost import frozen_bytes, gathered_bytes, saved_bytes
 
 GIB = 2**30
 H100_FLOP_PER_SECOND = 989e12
@@ -99,7 +100,7 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
             step.run()
         flop = step.flop()
     average = trained if train.ema_decay > 0 and not train.ema_on_cpu else 0
-    return StepCost(
+    cost = StepCost(
         micro_batch=step.samples,
         size=step.size,
         flop_per_image=flop / step.samples,
@@ -110,6 +111,21 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         average=average,
         peak=memory.peak + average,
     )
+    if train.strategy is Strategy.fsdp2:
+        return sharded_cost(cost, step, train.devices * train.nodes)
+    return cost
+
+
+def sharded_cost(cost: StepCost, step: "Step", ranks: int) -> StepCost:
+    """The cost for each of `ranks` that share the weights of UNet and FIM, and all that is trained.
+
+    Operations stay; the peak has what a rank gathers at one time.
+    """
+    shares = {name: getattr(cost, name) for name in ("trained", "gradients", "optimizer")}
+    shares |= {"average": cost.average, "frozen": frozen_bytes(step.networks)}
+    saved = {name: saved_bytes(held, ranks) for name, held in shares.items()}
+    saved["peak"] = sum(saved.values()) - gathered_bytes(step.networks, step.dtype)
+    return replace(cost, **{name: getattr(cost, name) - less for name, less in saved.items()})
 
 
 def images_at_peak(config: Config) -> float | None:

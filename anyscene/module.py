@@ -7,10 +7,9 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from anyscene.config import Config, Injection, Trainable
+from anyscene.config import Config, Injection, Strategy, Trainable
 from anyscene.data.augmentation import Mirror, drop_hints
 from anyscene.data.sample import AnyHostBatch
-from anyscene.data.sources import data_identity
 from anyscene.data.transforms import AnyDeviceBatch, DeviceBatch, to_device_batch
 from anyscene.diffusion.loss import denoising_loss, offset_noise, prior_preserving
 from anyscene.diffusion.random import Stream, normal, uniform
@@ -20,14 +19,16 @@ from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.models.attention import compile_blocks, use_xformers, wants_xformers
 from anyscene.models.base import Base, encode_moments, scale_latents, store_frozen
 from anyscene.models.concepts import train_concepts
-from anyscene.models.injection import build_fim, control_condition, hint_kind
+from anyscene.models.injection import build_fim, control_condition
 from anyscene.models.loading import load_base
 from anyscene.models.lora import add_lora
+from anyscene.models.sharding import shard_network
 from anyscene.models.text import micro_condition
 from anyscene.models.trained import load_named, trained_names, trained_parameters, trained_state
 from anyscene.optimizer import build_optimizer
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.precision import COMPUTED_IN
+from anyscene.resume import check_base, check_fixed, fixed_values, use_new_rates
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
 
@@ -61,7 +62,7 @@ class SceneModule(LightningModule):
         self.last_hint: Tensor | None = None
         self.last_batch: tuple[int, int, int] | None = None
         self.mirror = Mirror(config.data.flip)
-        self.is_fast = False
+        self.is_fast = self.is_sharded = False
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.train.gradient_checkpointing:
@@ -87,6 +88,17 @@ class SceneModule(LightningModule):
             use_xformers(self.networks)
         if train.compile:
             compile_blocks(self.networks)
+
+    def configure_model(self) -> None:
+        """With FSDP2 leave this rank its share of UNet and FIM, of what is frozen too."""
+        if self.config.train.strategy is Strategy.fsdp2 and not self.is_sharded:
+            self.is_sharded = True
+            mesh = self.device_mesh
+            assert mesh is not None
+            averages = [] if self.averaged is None else [self.averaged]
+            for network in [*self.networks, *averages]:
+                dtype = COMPUTED_IN[self.config.train.precision]
+                shard_network(network, mesh["data_parallel"], dtype)
 
     @property
     def schedule(self) -> Schedule:
@@ -257,6 +269,7 @@ class SceneModule(LightningModule):
             parts["unet"] = trained
         else:
             parts["controlnet"] = trained
+            parts["empty_hint"] = self.config.train.foreground_dropout > 0
         pipeline = AnyScenePipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -271,54 +284,10 @@ class SceneModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["base_sha256"] = self.base_sha256
-        checkpoint["fixed"] = self.fixed_values()
-
-    def fixed_values(self) -> dict[str, Any]:
-        """What a resume must not change: the order of samples and all draws depend on it."""
-        data, train = self.config.data, self.config.train
-        return {
-            "data.batch_size": data.batch_size,
-            "data.shuffle_window": data.shuffle_window,
-            "debug.overfit": self.config.debug.overfit,
-            "train.seed": train.seed,
-            "train.trainable": train.trainable.name,
-            "train.injection": train.injection.name,
-            "train.lora_rank": train.lora_rank,
-            "train.modifier_tokens": dict(train.modifier_tokens),
-            "train.optimizer": train.optimizer.name,
-            "train.channels_last": train.channels_last,  # which the moments are stored in
-            "train.zero_terminal_snr": train.zero_terminal_snr,
-            "fim.hint": None if self.injection is None else hint_kind(self.injection).name,
-            **data_identity(data),
-        }
+        checkpoint["fixed"] = fixed_values(self.config, self.injection)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises `ConfigError` where this run could not go on as the checkpoint's run would."""
-        now = self.fixed_values()
-        for key, value in checkpoint.get("fixed", {}).items():
-            if key in now and now[key] != value:
-                raise ConfigError(
-                    f"{key} is {now[key]}, but the checkpoint to go on from was made with {value}; "
-                    f"give {value} again, or start a run of another name"
-                )
-        stated = checkpoint["base_sha256"]
-        if stated != self.base_sha256:
-            raise ConfigError(
-                f"the checkpoint was trained on a base with sha256 {stated[:16]}..., but "
-                f"base.path={self.config.base.path!r} has {self.base_sha256[:16]}...; "
-                "give the same base or start a run of another name"
-            )
-        self.use_new_rates(checkpoint)
-
-    def use_new_rates(self, checkpoint: dict[str, Any]) -> None:
-        """Let a resume have this configuration's rates; its states bring the old ones."""
-        train = self.config.train
-        for state in checkpoint.get("lr_schedulers", []):
-            state["base_lrs"] = [train.learning_rate] * len(state["base_lrs"])
-        now = train.learning_rate * self.learning_rate_factor(checkpoint["global_step"])
-        for state in checkpoint.get("optimizer_states", []):
-            for group in state["param_groups"]:
-                group["lr"] = now
-                group["initial_lr"] = train.learning_rate
-                group["betas"] = (train.betas[0], train.betas[1])
-                group["weight_decay"] = train.weight_decay
+        check_fixed(checkpoint, fixed_values(self.config, self.injection))
+        check_base(checkpoint, self.config.base.path, self.base_sha256)
+        use_new_rates(checkpoint, self.config.train, self.learning_rate_factor)

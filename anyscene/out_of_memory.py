@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from anyscene.config import Config, Optimizer, Precision
+from anyscene.config import Config, Optimizer, Precision, Strategy
 from anyscene.errors import RunFailedError
 
 GIB = 2**30
@@ -48,6 +48,12 @@ def remedies(config: Config, held: Held) -> list[str]:
         found.append(f"train.optimizer=adamw8bit ({gib(6 * held.trained)}; in a new run)")
     if train.ema_decay > 0 and not train.ema_on_cpu:
         found.append(f"train.ema_on_cpu=true ({gib(4 * held.trained)})")
+    ranks = train.devices * train.nodes
+    if ranks > 1 and train.strategy is Strategy.ddp:
+        stored = 4 if train.precision is Precision.fp32 else 2
+        shared = (16 if train.ema_decay > 0 else 12) * held.trained + stored * held.frozen
+        saved = gib(shared * (ranks - 1) // ranks)
+        found.append(f"train.strategy=fsdp2 (about {saved}: {ranks} ranks share what each has now)")
     if not train.lora_rank:
         found.append("train.lora_rank=64 (trains adapters in place of all weights; in a new run)")
     return found

@@ -18,27 +18,26 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anyscene.compositing.blending import blend as blend_pixels
-from anyscene.compositing.hint import BACKGROUND_GREY, make_hint
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
-from anyscene.layout_settings import LayoutControl, check_layout
+from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import (
     Vae,
     decode_latents,
-    encode_images,
     unet_factor,
     vae_factor,
 )
 from anyscene.models.denoiser import Conditions, Denoiser
-from anyscene.models.injection import control_condition
-from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextEncoders
 from anyscene.pipeline_inputs import (
+    Foreground,
     check_foreground,
+    controls,
     image_size,
     initial_latents,
+    layout_plan,
     sampling_place,
     text_condition,
     uncropped,
@@ -58,7 +57,9 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
 
     Without a foreground, or without a `controlnet`, it is text-to-image with the base.
     LoRA of the base, of one text encoder or two, is loaded as in diffusers (`load_lora_weights`).
-    `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's.
+    `text_encoder_2`, `tokenizer_2` and `force_zeros_for_empty_prompt` are SDXL's. `empty_hint` says
+    that the FIM was trained on it too (`train.foreground_dropout`): foreground guidance then moves
+    away from the FIM on the empty hint, and not from the base alone. An export says which.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -75,6 +76,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        empty_hint: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -87,7 +89,9 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, empty_hint=empty_hint
+        )
         self.vae_scale_factor = vae_factor(vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -103,9 +107,12 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         record = read_export_record(folder)
         if record is not None:
             check_hint_version(folder, record)
-        if record is None or (folder / MODEL_INDEX).is_file():
+        if record is None:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
-        pipeline = cls(**load_fim_folder(folder, record))
+        known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
+        if (folder / MODEL_INDEX).is_file():
+            return super().from_pretrained(folder, **{**known, **options})
+        pipeline = cls(**load_fim_folder(folder, record), **known)
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
@@ -192,19 +199,20 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         )
         latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
-        control = self._control(own)
+        control, empty_control = controls(self.controlnet, self.vae, own, self.config["empty_hint"])
         place = sampling_place(self.unet, self._execution_device)
         conditions = Conditions(
             full=full.repeated(num_images_per_prompt).to(**place),
             empty=empty.repeated(num_images_per_prompt).to(**place),
             sizes=None if self.text_encoder_2 is None else uncropped(images, size, place),
             control=control,
+            empty_control=empty_control,
             s_text=guidance_scale,
             s_foreground=1.0 if control is None else foreground_guidance_scale,
             rescale=guidance_rescale,
             fim_scale=controlnet_conditioning_scale,
             fim_span=(control_guidance_start, control_guidance_end),
-            layout=self._layout(own, layout, latent_size),
+            layout=layout_plan(layout, own, self.unet, self.vae, place, latent_size),
         )
         shape = (images, self.unet.config.in_channels, *latent_size)
         final = self._sample(
@@ -273,46 +281,14 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
 
     def _foreground(
         self, rgb: Tensor | None, alpha: Tensor | None, count: int, repeat: int
-    ) -> "_Foreground | None":
+    ) -> Foreground | None:
         checked = check_foreground(rgb, alpha, count)
         if checked is None:
             return None
         device = self._execution_device
-        return _Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
-
-    def _layout(
-        self,
-        own: "_Foreground | None",
-        layout: LayoutControl | None,
-        latent_size: tuple[int, int],
-    ) -> LayoutPlan | None:
-        if layout is None or own is None:
-            return None
-        check_layout(layout)
-        known = None
-        if layout.known_latent:
-            pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
-            known = encode_images(self.vae, pasted * 2 - 1)
-            known = known.to(sampling_place(self.unet, self._execution_device)["dtype"])
-        levels = len(self.unet.config.block_out_channels)
-        return plan_layout(layout, own.alpha, latent_size, levels, known)
-
-    def _control(self, own: "_Foreground | None") -> Tensor | None:
-        """What the FIM takes; None without one, or without a foreground."""
-        if self.controlnet is None or own is None:
-            return None
-        condition = control_condition(self.controlnet, self.vae, make_hint(own.rgb, own.alpha))
-        return condition.to(self.controlnet.dtype)
+        return Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
 
     def _pil(self, images: Tensor) -> list[Image]:
         flags = [False] * len(images)
         pictures: Any = self.image_processor.postprocess(images, "pil", do_denormalize=flags)
         return pictures
-
-
-@dataclass(frozen=True)
-class _Foreground:
-    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
-
-    rgb: Tensor
-    alpha: Tensor

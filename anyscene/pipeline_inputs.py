@@ -1,12 +1,19 @@
 """What a caller of the pipeline gives, checked and in the form that sampling takes."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from anyscene.compositing.hint import BACKGROUND_GREY, empty_hint, make_hint
 from anyscene.errors import InputError
+from anyscene.layout_settings import LayoutControl, check_layout
+from anyscene.models.base import Vae, encode_images
+from anyscene.models.injection import control_condition
+from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextCondition, TextEncoders, micro_condition
 
 
@@ -113,3 +120,46 @@ def uncropped(count: int, size: tuple[int, int], place: dict[str, Any]) -> Tenso
     """SDXL's condition of `count` whole images of a size, B 6."""
     own = torch.tensor([size]).expand(count, 2)
     return micro_condition(own, torch.zeros_like(own), size).to(**place)
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
+
+    rgb: Tensor
+    alpha: Tensor
+
+
+def controls(
+    fim: ControlNetModel | None, vae: Vae, own: Foreground | None, knows_empty: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the FIM takes, and what it takes for guidance away from the empty hint.
+
+    None where there is no FIM or foreground, and where the FIM does not know the empty hint.
+    """
+    if fim is None or own is None:
+        return None, None
+    hint = make_hint(own.rgb, own.alpha)
+    hints = [hint, empty_hint(hint)] if knows_empty else [hint]
+    first, *others = [control_condition(fim, vae, shown).to(fim.dtype) for shown in hints]
+    return first, others[0] if others else None
+
+
+def layout_plan(
+    layout: LayoutControl | None,
+    own: Foreground | None,
+    unet: Any,
+    vae: Vae,
+    place: dict[str, Any],
+    latent_size: tuple[int, int],
+) -> LayoutPlan | None:
+    """Layout control for a foreground; None without either. `place` has the latents' `dtype`."""
+    if layout is None or own is None:
+        return None
+    check_layout(layout)
+    known = None
+    if layout.known_latent:
+        pasted = own.rgb * own.alpha + BACKGROUND_GREY * (1 - own.alpha)
+        known = encode_images(vae, pasted * 2 - 1).to(place["dtype"])
+    levels = len(unet.config.block_out_channels)
+    return plan_layout(layout, own.alpha, latent_size, levels, known)

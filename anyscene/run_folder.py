@@ -11,7 +11,13 @@ import torch
 from torch import distributed
 
 from anyscene import __version__
-from anyscene.checkpoint import check_checkpoint, checkpoints, last_good_checkpoint, step_of
+from anyscene.checkpoint import (
+    check_checkpoint,
+    checkpoints,
+    last_good_checkpoint,
+    remove_checkpoint,
+    step_of,
+)
 from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
@@ -85,7 +91,7 @@ def prepare_run_folder(
     if not is_first_process():
         return
     run.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run)
+    remove_leftovers(run, start_step)
     changed = changed_values(run / "config.yaml", config)
     save_config(config, run / "config.yaml")
     record = read_record(run)
@@ -125,11 +131,14 @@ def read_record(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def remove_leftovers(run: Path) -> None:
-    """Files that a killed start was writing, so that starts do not fill the disk."""
-    for folder in (run, run / "checkpoints"):
-        for part in folder.glob(".*.part"):
-            part.unlink()
+def remove_leftovers(run: Path, start_step: int) -> None:
+    """What a killed start was writing, so that starts do not fill the disk; and the damaged or
+    unfinished checkpoints that were passed over, for the run is to write them anew."""
+    for part in [part for folder in (run, run / "checkpoints") for part in folder.glob(".*.part")]:
+        part.unlink()
+    for path in checkpoints(run / "checkpoints"):
+        if path.stem > f"step-{start_step:08d}":
+            remove_checkpoint(path)
 
 
 def package_versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,6 @@ import lightning
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy
-from torch.nn.parallel import DistributedDataParallel
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.ema import MovingAverage
@@ -21,9 +20,10 @@ from anyscene.callbacks.missed_validation import MissedValidation
 from anyscene.callbacks.preemption import Preemption
 from anyscene.callbacks.scenes import ValidationScenes, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
-from anyscene.checkpoint import AtomicCheckpointIO, read_checkpoint, step_of
+from anyscene.callbacks.whole_networks import WholeNetworks
+from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Optimizer, Precision
+from anyscene.config import Config, Logger, Optimizer, Precision, Strategy
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
@@ -37,6 +37,7 @@ from anyscene.out_of_memory import Held, out_of_memory
 from anyscene.precision import LIGHTNING
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
+from anyscene.strategies import build_strategy
 from anyscene.tracking.loggers import build_loggers, followed
 
 
@@ -59,7 +60,7 @@ def train(config: Config) -> Path:
     check_cached(config, module.base_sha256)
     identity = None
     if checkpoint is not None:
-        saved = read_checkpoint(checkpoint)
+        saved = read_first_share(checkpoint)
         module.on_load_checkpoint(saved)  # refuse before writing anything
         if checkpoint.parent == run / "checkpoints":
             identity = saved.get("identity")
@@ -72,16 +73,15 @@ def train(config: Config) -> Path:
         val_batch_size=config.sample.micro_batch,
     )
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
-        fit_hint_embedder(module, data)
+        with told_of_memory(config, module):
+            fit_hint_embedder(module, data)
     prepare_run_folder(run, config, module.base_sha256, start_step, identity)
     csv = MetricsCsv(run / "metrics.csv")
     csv.start_at(start_step)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
-        try:
+        with told_of_memory(config, module):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(config, held(module)) from error
         validated = is_validated(csv.path, config.train.steps)
         validated = trainer.strategy.broadcast(validated)  # the ranks agree
         if config.data.val is not None and not validated:
@@ -116,20 +116,45 @@ def check_devices(config: Config) -> None:
         )
 
 
+@contextmanager
+def told_of_memory(config: Config, module: SceneModule) -> Iterator[None]:
+    """Raises `RunFailedError` that says what would help where the device's memory is not enough."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(config, held(module)) from error
+
+
 def fit_hint_embedder(module: SceneModule, data: SceneDataModule) -> None:
     """Let the FIM's embedder learn the base's view of the foreground from the first batches.
 
-    Every rank does the same, before the ranks are set up.
+    Every rank does the same, before the ranks are set up: a step has the samples of all ranks, in
+    micro-batches of one rank's size. Only what takes part is on the device.
     """
-    config = module.config
-    assert module.injection is not None
-    if torch.cuda.is_available():
-        module.to(torch.device("cuda", local_rank()))
-    hints = (module.on_after_batch_transfer(batch, 0)["hint"] for batch in data.train_dataloader())
+    config, fim = module.config, module.injection
+    assert fim is not None
+    device = torch.device("cuda", local_rank()) if torch.cuda.is_available() else module.device
+    parts: list[Any] = [module.base.vae, module.base.unet.conv_in, fim.controlnet_cond_embedding]
+    for part in parts:
+        part.to(device)
+    ranks = config.train.devices * config.train.nodes
+    hints = (
+        module.on_after_batch_transfer(own, 0)["hint"].to(device)
+        for batch in data.train_dataloader()
+        for own in split_batch(batch, ranks)
+    )
     steps = config.fim.fit_embedder_steps
-    share = fit_embedder(module.injection, module.base, hints, steps, rate=3e-3)
+    share = fit_embedder(fim, module.base, hints, steps, rate=3e-3, accumulate=ranks)
     if is_first_process():
         print(f"hint embedder: {steps} steps, {1 - share:.1%} of the variance explained")
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """A host batch in `parts` of equal size."""
+    of_samples = {name: of for name, of in batch.items() if name not in ("replaced", "damage")}
+    size = len(batch["key"]) // parts
+    starts = range(0, parts * size, size)
+    return [{name: of[i : i + size] for name, of in of_samples.items()} for i in starts]
 
 
 def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -> Trainer:
@@ -140,12 +165,11 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
     if is_validation_missed(config, csv.path, start_step):
         callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
-    single = settings.devices * settings.nodes == 1
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy="auto" if single else build_ddp(rank_timeout(config)),
+        strategy=build_strategy(settings, rank_timeout(config)),
         precision=LIGHTNING[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
@@ -160,6 +184,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        inference_mode=settings.strategy is Strategy.ddp,  # what is gathered in it is trained later
         logger=[csv, *(build_loggers(config, run, start_step) if is_first_process() else [])],
         callbacks=callbacks,
         plugins=build_plugins(io),
@@ -182,15 +207,6 @@ def build_plugins(io: AtomicCheckpointIO) -> list[Any]:
     return plugins
 
 
-def build_ddp(timeout: timedelta) -> DDPStrategy:
-    """Data parallel, without buffers synchronised in each forward pass: the ranks may differ by a
-    validation batch, and then a forward pass must not be a collective."""
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {name: False}  # named so since torch 2.13
-    return DDPStrategy(timeout=timeout, **options)
-
-
 def build_callbacks(
     config: Config, run: Path, io: AtomicCheckpointIO, start_step: int
 ) -> list[Callback]:
@@ -202,6 +218,8 @@ def build_callbacks(
     callbacks: list[Callback] = [Preemption(saving, rank_timeout(config)), gradients]
     if config.train.ema_decay > 0:
         callbacks.append(MovingAverage(config.train.ema_decay, config.train.ema_on_cpu))
+    if config.train.strategy is Strategy.fsdp2:
+        callbacks.append(WholeNetworks())
     callbacks.append(
         Throughput(config.data.batch_size, config.log.every, gradients, images_at_peak(config))
     )

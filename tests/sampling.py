@@ -43,3 +43,18 @@ def foregrounds(batch: int = 2, height: int = 64, width: int = 64) -> tuple[Tens
 def generators(count: int = 2, first: int = 10) -> list[torch.Generator]:
     """One an image, with seeds from `first` on."""
     return [torch.Generator().manual_seed(first + number) for number in range(count)]
+
+
+def one_step(pipeline, *prompts, foreground=True, **options):
+    """The latents after one DDIM step from the same noise."""
+    seen = []
+
+    def note(_pipeline, _index, _timestep, values):
+        seen.append(values["latents"])
+        return {}
+
+    rgb, mask = foregrounds(len(prompts)) if foreground else (None, None)
+    noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    options |= {"num_inference_steps": 3, "output_type": "pt", "latents": noise}
+    pipeline(list(prompts), rgb, mask, callback_on_step_end=note, **options)
+    return seen[0]

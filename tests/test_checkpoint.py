@@ -189,7 +189,7 @@ def fail_with_a_full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-CONTROLNETS = {  # UNets of the published bases; SDXL's is not supported by training yet
+CONTROLNETS = {  # UNets of the published bases
     "sd15": (
         859_520_964,
         5.8e9,

@@ -117,6 +117,38 @@ def test_mistakes_in_the_file_name_the_file(text, line, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("train.precision=fp16", "bf16"),
+        ("train.ema_on_cpu=true", "false"),
+        ("train.lora_rank=4", "train.strategy=ddp"),
+        ("train.compile=true", "false"),
+        ("train.channels_last=true", "false"),
+        ("debug.overfit=4", "train.strategy=ddp"),
+        ("train.devices=1", "more, or train.strategy=ddp"),
+        ("train.optimizer=adamw8bit", "adamw"),
+    ],
+)
+def test_what_sharded_weights_cannot_go_with(override, instead, yaml_file):
+    options = ("train.steps=1", "train.strategy=fsdp2", "train.devices=2", override)
+    config = read_config(yaml_file, options)
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    what = override.replace("devices", "devices x train.nodes")
+    assert f"train.strategy=fsdp2 cannot go with {what} (" in str(caught.value)
+    assert str(caught.value).endswith(f"; use {instead}")
+    check_config(read_config(yaml_file, (*options[:1], "train.devices=2", override)))
+
+
+def test_new_words_are_not_trained_with_shared_weights(yaml_file):
+    options = ["train.steps=1", "train.devices=2", "train.injection=none"]
+    options += ["train.trainable=cross_attention_kv", "train.modifier_tokens={<new1>: ktn}"]
+    check_config(read_config(yaml_file, options))
+    with pytest.raises(ConfigError, match=r"fsdp2 cannot go with train.trainable=cross_attention"):
+        check_config(read_config(yaml_file, [*options, "train.strategy=fsdp2"]))
+
+
+@pytest.mark.parametrize(
     ("override", "line"),
     [
         ("train.learning_rate=0", "train.learning_rate=0.0 must be greater than 0"),

@@ -11,6 +11,7 @@ from anyscene import cost
 from anyscene.cli import main
 from anyscene.config import Config
 from anyscene.cost import GIB, LiveBytes, count_step, images_at_peak
+from anyscene.models.loading import load_base
 
 
 def config_of(base: Path, shards: Path, *overrides: str) -> Config:
@@ -62,6 +63,19 @@ def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -
     assert unet.flop_per_image < fim.flop_per_image
     assert unet.frozen < fim.frozen
     assert unet.average == 0
+
+
+def test_memory_of_ranks_that_share_the_weights(tiny_base_folder: Path, demo_shards: Path) -> None:
+    common = ("data.batch_size=4", "train.devices=4")
+    whole = count_step(config_of(tiny_base_folder, demo_shards, *common))
+    shared = count_step(config_of(tiny_base_folder, demo_shards, *common, "train.strategy=fsdp2"))
+    for name in ("trained", "gradients", "optimizer", "average"):
+        assert getattr(shared, name) == pytest.approx(getattr(whole, name) / 4, abs=4)
+    unet = 4 * sum(p.numel() for p in load_base(str(tiny_base_folder)).unet.parameters())
+    assert shared.frozen == whole.frozen - unet * 3 // 4  # first stage and text encoder are whole
+    less = 3 * (4 * whole.trained + whole.trained) // 4  # average as large as the weights
+    assert whole.peak - shared.peak < less + unet * 3 // 4
+    assert shared.flop_per_image == whole.flop_per_image
 
 
 def test_mfu_is_counted_operations_over_the_data_sheet(

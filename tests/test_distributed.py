@@ -132,10 +132,12 @@ def test_two_processes_learn_the_same_over_200_steps(workspace):
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_not_finite_stops_both_with_its_keys(workspace):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_rank_that_is_not_finite_stops_both_with_its_keys(strategy, workspace):
     options = ("train.devices=2", "train.checkpoint_every=2", "data.val=null")
+    name, how = f"broken-{strategy}", f"train.strategy={strategy}"
     done = subprocess.run(
-        [sys.executable, "-m", "broken_rank", *workspace.command("broken", *options)],
+        [sys.executable, "-m", "broken_rank", *workspace.command(name, how, *options)],
         cwd=TESTS,
         env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -151,5 +153,5 @@ def test_a_rank_that_is_not_finite_stops_both_with_its_keys(workspace):
     )
     named = lines[0].partition("samples ")[2].partition(";")[0].split(", ")
     assert len(named) == 2  # of the four samples, those of rank 1
-    (checkpoint,) = workspace.run("broken").folder.glob("checkpoints/*.ckpt")
+    (checkpoint,) = workspace.run(name).folder.glob("checkpoints/*.ckpt")
     assert checkpoint.name == "step-00000002.ckpt"

@@ -217,6 +217,8 @@ def test_offset_noise_is_one_draw_a_channel(build, host_batch):
 
 def test_foregrounds_are_dropped_by_slot_in_training_alone(build, host_batch):
     module = build("train.foreground_dropout=0.5")
+    assert module.pipeline().config["empty_hint"]
+    assert not build().pipeline().config["empty_hint"]
     shown = module.on_after_batch_transfer(host_batch, 0)["hint"]
     kept = build().on_after_batch_transfer(host_batch, 0)["hint"]
     draws = uniform(0, host_batch["counter"], Stream.foreground_dropout)

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
-from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, quiet
+from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, one_step, quiet
 
 from anyscene.compositing.hint import make_hint
 from anyscene.config import Blend, Hint, SampleConfig
@@ -32,21 +32,6 @@ def fim(base):
 @pytest.fixture
 def pipeline(base, fim) -> AnyScenePipeline:
     return quiet(AnyScenePipeline(**base.components(), controlnet=fim))
-
-
-def one_step(pipeline, *prompts, foreground=True, **options):
-    """The latents after one DDIM step from the same noise."""
-    seen = []
-
-    def note(_pipeline, _index, _timestep, values):
-        seen.append(values["latents"])
-        return {}
-
-    rgb, mask = foregrounds(len(prompts)) if foreground else (None, None)
-    noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(2))
-    options |= {"num_inference_steps": 3, "output_type": "pt", "latents": noise}
-    pipeline(list(prompts), rgb, mask, callback_on_step_end=note, **options)
-    return seen[0]
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", STOCHASTIC])
@@ -75,33 +60,6 @@ def test_an_image_depends_on_its_seed_alone(scheduler, pipeline):
     assert torch.equal(shuffled.images, together.images[order])
     other = sample_scenes(pipeline, prompts[:1], [99], rgb[:1], mask[:1], **options)
     assert not torch.allclose(other.raw_images[0], together.raw_images[0], atol=0.01)
-
-
-@pytest.mark.parametrize(
-    ("s_foreground", "s_text", "passes", "fim_passes"),
-    [(1.0, 1.0, 1, 1), (1.0, 4.0, 2, 2), (2.5, 4.0, 3, 2), (0.0, 1.0, 3, 2)],
-)
-def test_two_guidance_scales(s_foreground, s_text, passes, fim_passes, pipeline, monkeypatch):
-    """e0 + s_fg [e(0,f) - e0] + s_text [e(t,f) - e(0,f)]: a DDIM step keeps such mixtures."""
-    prompt = PROMPTS[0]
-    plain = {"guidance_scale": 1.0}
-    e0 = one_step(pipeline, "", foreground=False, height=64, width=64, **plain)
-    foreground = one_step(pipeline, "", **plain)
-    full = one_step(pipeline, prompt, **plain)
-    counts = {"unet": 0, "controlnet": 0}
-    for name in counts:
-        module = getattr(pipeline, name)
-
-        def count(sample, *rest, name=name, forward=module.forward, **options):
-            counts[name] += len(sample)
-            return forward(sample, *rest, **options)
-
-        monkeypatch.setattr(module, "forward", count)
-    scales = {"guidance_scale": s_text, "foreground_guidance_scale": s_foreground}
-    mixed = one_step(pipeline, prompt, **scales)
-    expected = e0 + s_foreground * (foreground - e0) + s_text * (full - foreground)
-    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-4)
-    assert counts == {"unet": 3 * passes, "controlnet": 3 * fim_passes}  # of 3 steps
 
 
 def test_strength_of_the_fim(pipeline):

@@ -7,7 +7,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from anyscene.models.trained import load_named, select, trained_names, trained_parameters
+from anyscene.models.sharding import own_share
+from anyscene.models.trained import load_named, select, trained_names
 from anyscene.module import SceneModule
 
 COUNT, PREFIX = "n_averaged", "module."
@@ -37,25 +38,31 @@ class MovingAverage(Callback):
         trained = pl_module.trained
         shared = {id(p): p for p in trained.parameters() if not p.requires_grad}
         self.model = deepcopy(trained, shared)
-        averaged = trained_parameters(self.model)
-        self.pairs = list(zip(averaged, trained_parameters(trained), strict=True))
         self.names = trained_names(trained)
         self.model.requires_grad_(False).eval()
         pl_module.averaged = self.model
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.move("cpu" if self.on_cpu else pl_module.device)
+        assert isinstance(pl_module, SceneModule)
+        assert self.model is not None
+        averaged = dict(self.model.named_parameters())
+        trained = dict(pl_module.trained.named_parameters())  # other ones once they are sharded
+        self.pairs = [(averaged[name], trained[name]) for name in averaged if name in self.names]
+        if self.on_cpu:
+            self.move("cpu")
         self.last_step = trainer.global_step  # after a resume has restored it
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.move(pl_module.device)
+        if self.on_cpu:
+            self.move(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self.on_cpu:
             self.move("cpu")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.move(pl_module.device)
+        if self.on_cpu:
+            self.move(pl_module.device)
 
     def move(self, device: torch.device | str) -> None:
         """Move the averaged weights, and not those that are shared."""
@@ -77,8 +84,8 @@ class MovingAverage(Callback):
     def update(self) -> None:
         """One step of the recursion; the first one copies."""
         n = self.updates
-        averaged: list[Tensor] = [one for one, _ in self.pairs]
-        current = [now.detach().to(one.device) for one, now in self.pairs]
+        averaged: list[Tensor] = [own_share(one.detach()) for one, _ in self.pairs]
+        current = [own_share(now.detach()).to(one.device) for one, now in self.pairs]
         if n == 0:
             torch._foreach_copy_(averaged, current)
         else:

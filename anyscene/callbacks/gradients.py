@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from anyscene.config import TrainConfig
 from anyscene.errors import RunFailedError
+from anyscene.models.sharding import whole_value
 from anyscene.models.trained import trained_parameters
 from anyscene.module import SceneModule
 from anyscene.precision import scales_loss
@@ -61,7 +62,8 @@ class Gradients(Callback):
     ) -> None:
         assert isinstance(pl_module, SceneModule)
         parameters = [p for p in trained_parameters(pl_module.trained) if p.grad is not None]
-        self.norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.norm = whole_value(norm)  # over the ranks, where they share the gradient
         if not self.is_sound(trainer):
             self.stop(trainer)
         clip_grads_with_norm_(parameters, self.clip_norm, self.norm)

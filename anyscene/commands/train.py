@@ -24,6 +24,13 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     export.set_defaults(command=_export)
 
 
+def add_convert(commands: argparse._SubParsersAction) -> None:
+    convert = commands.add_parser("convert", help="make one file of a checkpoint in shares (FSDP2)")
+    convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of shares")
+    convert.add_argument("--out", type=Path, required=True, help="the file, such as one.ckpt")
+    convert.set_defaults(command=_convert)
+
+
 def add_report(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser("report", help="write a run's report.html")
     report.add_argument("run", type=Path, metavar="RUN", help="run folder")
@@ -110,6 +117,14 @@ def _export(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     print(f"export: {out}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from anyscene.checkpoint import convert_checkpoint
+
+    convert_checkpoint(options.checkpoint, options.out)
+    print(f"checkpoint: {options.out}")
     return 0
 
 

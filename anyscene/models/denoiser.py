@@ -22,6 +22,7 @@ class Conditions:
     empty: TextCondition  # the negative prompts
     sizes: Tensor | None  # B 6, see `micro_condition`; None but for SDXL
     control: Tensor | None  # the FIM's input, B C H W; None without a foreground
+    empty_control: Tensor | None  # that of the empty hint; None: e0 is the base without the FIM
     s_text: float
     s_foreground: float
     rescale: float  # of the guided prediction to the spread of `full`'s, [0, 1]
@@ -62,12 +63,14 @@ class Denoiser:
         self.gate = c.layout_acts("residual_gate", step, steps)
         self._bias(c.layout_acts("attention", step, steps))
         if c.s_text <= 1 and c.s_foreground == 1:
-            return self._predict(latents, timestep, [c.full], fim_scale)[0]
-        foreground, full = self._predict(latents, timestep, [c.empty, c.full], fim_scale)
+            return self._predict(latents, timestep, [c.full], c.control, fim_scale)[0]
+        both = [c.empty, c.full]
+        foreground, full = self._predict(latents, timestep, both, c.control, fim_scale)
         base = None
         if c.s_foreground != 1:
             self._bias(False)
-            base = self._predict(latents, timestep, [c.empty], None)[0]
+            self.gate = False
+            base = self._predict(latents, timestep, [c.empty], c.empty_control, fim_scale)[0]
         guided = combine(base, foreground, full, c.s_foreground, max(c.s_text, 1.0))
         return rescale_noise_cfg(guided, full, c.rescale) if c.rescale > 0 else guided
 
@@ -80,7 +83,8 @@ class Denoiser:
         latents: Tensor,
         timestep: Tensor,
         texts: list[TextCondition],
-        fim_scale: float | None,  # None: without the FIM
+        control: Tensor | None,  # None: without the FIM
+        fim_scale: float,
     ) -> tuple[Tensor, ...]:
         """One prediction B c h w for each text, in one batch."""
         n = len(texts)
@@ -89,11 +93,11 @@ class Denoiser:
         sizes = None if c.sizes is None else torch.cat([c.sizes] * n)
         arguments = join_texts(texts).network_arguments(sizes)
         residuals: dict[str, Any] = {}
-        if self.fim is not None and c.control is not None and fim_scale is not None:
+        if self.fim is not None and control is not None:
             down, mid = self.fim(
                 model_input,
                 timestep,
-                controlnet_cond=torch.cat([c.control] * n),
+                controlnet_cond=torch.cat([control] * n),
                 conditioning_scale=fim_scale,
                 return_dict=False,
                 **arguments,

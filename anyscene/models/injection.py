@@ -173,23 +173,33 @@ def embedder_target(base: Base, hint: Tensor) -> Tensor:
 
 
 def fit_embedder(
-    fim: ControlNetModel, base: Base, hints: Iterable[Tensor], steps: int, rate: float
+    fim: ControlNetModel,
+    base: Base,
+    hints: Iterable[Tensor],
+    steps: int,
+    rate: float,
+    accumulate: int = 1,
 ) -> float:
-    """Fit the embedder alone to `embedder_target`, one AdamW step for each hint B 5 H W.
+    """Fit the embedder alone to `embedder_target`, by AdamW.
 
-    Returns the last loss as a share of the target's variance: 0 is perfect, 1 is nothing.
+    A step's batch is `accumulate` hints B 5 H W, of which one is looked at at a time. Returns the
+    last loss as a share of the target's variance: 0 is perfect, 1 is nothing.
     """
     embedder = fim.controlnet_cond_embedding
     optimizer = torch.optim.AdamW(embedder.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
+    hints = iter(hints)
     share = 1.0
-    for hint in islice(hints, steps):
-        target = embedder_target(base, hint)
-        loss = F.mse_loss(embedder(hint), target)
+    for _ in range(steps):
         optimizer.zero_grad()
-        loss.backward()
+        targets, whole_loss = [], 0.0
+        for hint in islice(hints, accumulate):
+            targets.append(embedder_target(base, hint))
+            loss = F.mse_loss(embedder(hint), targets[-1]) / accumulate
+            loss.backward()
+            whole_loss += float(loss.detach())
         optimizer.step()
         schedule.step()
-        share = float(loss.detach() / target.var())
+        share = whole_loss / float(torch.cat(targets).var())
     optimizer.zero_grad()
     return share

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from anyscene.models.sharding import shared_like
+
 
 def trained_parameters(network: nn.Module) -> list[nn.Parameter]:
     """The weights with gradients."""
@@ -26,11 +28,16 @@ def select(state: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def load_named(network: nn.Module, names: set[str], state: dict[str, Any]) -> Any:
-    """Load the weights `names` of a network. Raises `RuntimeError` where `state` has others."""
+    """Load the weights `names` of a network, of which a sharded one takes this rank's share.
+
+    Raises `RuntimeError` where `state` has others.
+    """
     if names != state.keys():
         missing, unknown = sorted(names - state.keys()), sorted(state.keys() - names)
         raise RuntimeError(
             f"Missing keys: {len(missing)}, unknown keys: {len(unknown)} of trained weights, such "
             f"as {', '.join([*missing, *unknown][:3])}"
         )
-    return network.load_state_dict(state, strict=False)
+    own = dict(network.named_parameters())
+    shares = {name: shared_like(value, own[name]) for name, value in state.items()}
+    return network.load_state_dict(shares, strict=False)

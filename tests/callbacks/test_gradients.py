@@ -1,6 +1,7 @@
 """The gradient before a step: its norm, its clipping, and runs that are stopped in time."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_out_of_memory_names_the_batch_and_what_helps(
     line = refused(workspace.command("fuller", "train.accumulate=4", *used), capsys, code=1)
     assert not any(f"{name} (" in line for name in used)
     assert "accumulate" not in line
+
+
+def test_out_of_memory_while_the_embedder_is_fitted_names_one_rank_s_batch(
+    workspace: Workspace, monkeypatch, capsys: pytest.CaptureFixture
+):
+    """Before the ranks are set up each reads all ranks' samples, but not at one time."""
+    sizes: list[int] = []
+
+    def full(_fim: Any, _base: Any, hints: Any, *_: Any, accumulate: int, **_options: Any) -> float:
+        sizes.extend(len(hint) for hint in islice(hints, accumulate))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("anyscene.train.fit_embedder", full)
+    options = ("train.devices=2", "fim.fit_embedder_steps=2")
+    line = refused(workspace.command("fitting", *options), capsys, code=1)
+    assert sizes == [2, 2]
+    assert "not enough for a micro-batch of 2 images of 64x64" in line
+    assert "train.strategy=fsdp2 (" in line
 
 
 def test_runs_leave_what_validation_measures(workspace: Workspace):

@@ -189,3 +189,15 @@ def test_fitting_the_embedder_explains_the_target_and_keeps_identity(base):
     with torch.no_grad():
         alone = predict(base, None, *inputs(base))
         assert torch.equal(predict(base, fim, *inputs(base)), alone)
+
+
+def test_the_embedder_fits_micro_batches_as_it_fits_their_whole(base):
+    hint = inputs(base)[3]
+    fims = [build_fim(CONFIGS["pixel"], base, seed=0) for _ in range(2)]
+    whole = fit_embedder(fims[0], base, iter([hint] * 3), 3, rate=3e-3)
+    parts = iter([*hint.split(1)] * 3)
+    assert fit_embedder(fims[1], base, parts, 3, rate=3e-3, accumulate=2) == pytest.approx(whole)
+    assert next(parts, None) is None
+    one, other = (fim.controlnet_cond_embedding.state_dict() for fim in fims)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)

@@ -1,0 +1,61 @@
+"""`python -m several_runs FOLDER`: the `anyscene` commands of FOLDER/commands.json, one by one.
+
+Lightning starts the other rank with the same command; one pair of processes makes all runs. Of run
+n rank r writes its batches' keys to FOLDER/keys-n-r.jsonl, and to FOLDER/weights-n-r.json how many
+weights of each network it holds, and how many the network has.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from anyscene.cli import main
+
+
+def record(folder: Path, number: int) -> None:
+    """Note what run `number` does from now on."""
+    import torch
+
+    from anyscene.models.sharding import own_share
+    from anyscene.module import SceneModule
+
+    end = f"{number}-{os.environ.get('LOCAL_RANK', '0')}"
+    keys = folder / f"keys-{end}.jsonl"
+
+    def note_keys(self: SceneModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        with keys.open("a") as file:
+            file.write(json.dumps(batch["key"]) + "\n")
+        return training_step(self, batch, batch_idx)
+
+    def note_weights(self: SceneModule) -> Any:
+        networks = {"unet": self.base.unet, "fim": self.injection, "average": self.averaged}
+        counts = {
+            name: [sum(count(p) for p in network.parameters()) for count in (held, torch.numel)]
+            for name, network in networks.items()
+            if network is not None
+        }
+        (folder / f"weights-{end}.json").write_text(json.dumps(counts))
+        return configure_optimizers(self)
+
+    def held(parameter: torch.Tensor) -> int:
+        return own_share(parameter.detach()).numel()
+
+    SceneModule.training_step = note_keys
+    SceneModule.configure_optimizers = note_weights
+
+
+if __name__ == "__main__":
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anyscene.module import SceneModule
+
+    training_step = SceneModule.training_step
+    configure_optimizers = SceneModule.configure_optimizers
+    folder = Path(sys.argv[1])
+    for number, command in enumerate(json.loads((folder / "commands.json").read_text())):
+        record(folder, number)
+        if code := main(command):
+            sys.exit(code)

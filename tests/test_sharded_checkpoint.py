@@ -1,0 +1,102 @@
+"""Checkpoints in shares: finished when all ranks have written, and then one like another."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from anyscene.checkpoint import (
+    AtomicCheckpointIO,
+    check_checkpoint,
+    last_good_checkpoint,
+    read_checkpoint,
+    read_first_share,
+    write_checkpoint,
+)
+from anyscene.errors import DamageError
+from anyscene.run_folder import remove_leftovers
+
+WHOLE = torch.arange(15.0).reshape(5, 3)
+ROWS = ((0, 3), (3, 5), (5, 5))
+"""The rows of three ranks; the last one has none, as of a small weight."""
+
+
+def ios(keep: int = 2) -> list[AtomicCheckpointIO]:
+    """Those of three ranks."""
+    found = []
+    for rank in range(3):
+        io = AtomicCheckpointIO(keep)
+        io.share = (rank, 3)
+        found.append(io)
+    return found
+
+
+def own(rank: int, step: int) -> dict:
+    """What a rank saves; the identity is rank zero's alone."""
+    first, end = ROWS[rank]
+    share = {"shape": [5, 3], "share": WHOLE[first:end] + step}
+    state = OrderedDict(weight=share, count=torch.tensor(step))
+    identity = {"identity": {"run_id": "x"}} if rank == 0 else {}
+    return {"global_step": step, "state_dict": state, "list": [share, (step, None)], **identity}
+
+
+def save(folder: Path, step: int, ranks: list[AtomicCheckpointIO]) -> Path:
+    path = folder / f"step-{step:08d}.ckpt"
+    for io in reversed(ranks):
+        io.save_checkpoint(own(io.share[0], step), path)
+    for io in ranks:
+        io.finish()
+    return path
+
+
+def test_shares_are_read_as_one(tmp_path):
+    path = save(tmp_path, 7, ios())
+    check_checkpoint(path)
+    for state in (read_checkpoint(path), AtomicCheckpointIO(2).load_checkpoint(path)):
+        assert torch.equal(state["state_dict"]["weight"], WHOLE + 7)
+        assert torch.equal(state["list"][0], WHOLE + 7)
+        assert (state["list"][1], state["identity"]) == ((7, None), {"run_id": "x"})
+        assert state["state_dict"]["count"] == state["global_step"] == 7
+        assert isinstance(state["state_dict"], OrderedDict)
+    first = read_first_share(path)
+    assert (first["global_step"], len(first["state_dict"]["weight"]["share"])) == (7, 3)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["step"] == 7
+    assert record["bytes"] == sum(share.stat().st_size for share in path.glob("*.ckpt"))
+
+
+def test_the_newest_stay_whichever_rank_is_last(tmp_path):
+    ranks = ios(keep=2)
+    for step in (1, 2, 3):
+        save(tmp_path, step, ranks)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"step-0000000{n}.{kind}" for n in (2, 3) for kind in ("ckpt", "json")]
+
+
+def test_a_rank_that_does_not_write_leaves_the_one_before(tmp_path, monkeypatch, capsys):
+    ranks = ios()
+    first = save(tmp_path, 1, ranks)
+    monkeypatch.setattr("anyscene.checkpoint.SHARE_SECONDS", 0.1)
+    with pytest.raises(DamageError, match=r"rank 1, 2 did not write a share"):
+        save(tmp_path, 2, ranks[:1])
+    assert capsys.readouterr().err.startswith(f"WARNING: {tmp_path / 'step-00000002.ckpt'} could")
+    assert last_good_checkpoint(tmp_path) == first
+    assert "it was never finished" in capsys.readouterr().err
+
+
+def test_starts_do_not_fill_the_disk(tmp_path):
+    """What was not finished or is damaged goes, for the run writes it anew, perhaps with other
+    ranks; and what a killed process was writing."""
+    folder = tmp_path / "checkpoints"
+    good = save(folder, 1, ios())
+    write_checkpoint({"global_step": 2}, folder / "step-00000002.ckpt")
+    unfinished = folder / "step-00000003.ckpt"
+    write_checkpoint({"global_step": 3}, unfinished / "rank-00001-of-00003.ckpt")
+    for part in (folder / ".step-00000004.ckpt.12.part", tmp_path / ".run.json.12.part"):
+        part.touch()
+    remove_leftovers(tmp_path, 1)
+    assert sorted(folder.iterdir()) == [good, good.with_suffix(".json")]
+    assert list(tmp_path.iterdir()) == [folder]
+    check_checkpoint(good)
