@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from anyscene import config as config_module
-from anyscene import config_io
+from anyscene import config_checks
 from anyscene.config import Blend, Config, Trainable
-from anyscene.config_io import check_config, load_config, read_config, save_config
+from anyscene.config_checks import check_config
+from anyscene.config_io import load_config, read_config, save_config
 from anyscene.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -184,7 +185,7 @@ def test_new_words_are_not_trained_with_shared_weights(yaml_file):
     ],
 )
 def test_values_that_cannot_work(override, line, yaml_file, monkeypatch):
-    monkeypatch.setattr(config_io, "find_spec", lambda _: None)
+    monkeypatch.setattr(config_checks, "find_spec", lambda _: None)
     with pytest.raises(ConfigError) as caught:
         load_config(yaml_file, ["train.steps=5", override])
     assert line in str(caught.value)
@@ -247,10 +248,10 @@ def test_every_field_has_a_docstring():
 def test_every_number_is_checked_for_its_range():
     free = {"train.seed", "sample.seed", "debug.overfit", "train.keep_checkpoints"}
     known = {
-        *config_io.POSITIVE,
-        *config_io.NOT_NEGATIVE,
-        *config_io.AT_MOST,
-        *config_io.BELOW_ONE,
+        *config_checks.POSITIVE,
+        *config_checks.NOT_NEGATIVE,
+        *config_checks.AT_MOST,
+        *config_checks.BELOW_ONE,
         *free,
     }
     numbers = {

@@ -10,7 +10,8 @@ from tiny import tiny_config
 from anyscene import cost
 from anyscene.cli import main
 from anyscene.config import Config
-from anyscene.cost import GIB, LiveBytes, count_step, images_at_peak
+from anyscene.cost import GIB, count_step, images_at_peak
+from anyscene.counted_memory import LiveBytes
 from anyscene.models.loading import load_base
 
 

@@ -26,6 +26,7 @@ INFERENCE = (
 LIGHT = {
     "anyscene.config": ("omegaconf", "torch", "numpy"),
     "anyscene.config_io": ("torch", "numpy"),
+    "anyscene.config_checks": ("torch", "numpy", "omegaconf"),
     "anyscene.errors": ("torch", "numpy", "omegaconf"),
     "anyscene.cli": ("torch", "numpy", "omegaconf"),
     "anyscene.data.sample": ("torch", "numpy"),
@@ -107,6 +108,7 @@ LEVELS = {
     "anyscene.scene_list": 1,
     "anyscene.sharded_checkpoint": 1,
     "anyscene.sharded_cost": 4,
+    "anyscene.counted_memory": 0,
     "anyscene.strategies": 3,
     "anyscene.data.fetching": 0,
     "anyscene.data.png": 0,
@@ -117,6 +119,7 @@ LEVELS = {
     "anyscene.ranks": 0,
     "anyscene.quiet": 0,
     "anyscene.config_io": 0,
+    "anyscene.config_checks": 0,
     "anyscene.layout_settings": 0,
     "anyscene.sharding_settings": 0,
     "anyscene.config": 0,

@@ -36,7 +36,7 @@ from anyscene.config import (
     TrainConfig,
     Weighting,
 )
-from anyscene.config_io import check_config, check_paths
+from anyscene.config_checks import check_config, check_paths
 from anyscene.errors import DamageError, InputError, nearest
 from anyscene.files import replace_file, sha256_of, write_json
 

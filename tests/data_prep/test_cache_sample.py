@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anyscene.config import DataConfig
-from anyscene.config_io import AT_MOST
+from anyscene.config_checks import AT_MOST
 from anyscene.data.augmentation import augmented_hint
 from data_prep.cache_sample import BLOCK, GREY, MARGIN, cut_out
 from data_prep.images import encode_scene
