@@ -109,8 +109,9 @@ class FimConfig:
     base."""
     hint: Hint = Hint.pixel
     """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent, for our
-    pipeline alone; slower to learn on the demo (docs/demo.md). `canny`: the edges of the foreground on grey, three channels, as published
-    ControlNets take them: the baseline that sees neither colour nor alpha."""
+    pipeline alone; on the demo it learns slower (docs/demo.md). `canny`: the edges of the
+    foreground on grey, three channels, as published ControlNets take them: the baseline that sees
+    neither colour nor alpha."""
     embedder_channels: list[int] | None = None
     """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256, as many
     as it takes."""
