@@ -19,9 +19,10 @@ def config_of(base: Path, shards: Path, *overrides: str) -> Config:
     return tiny_config(base, shards, base.parent / "runs", *overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "expected"),
-    [("sd15", 2.27), pytest.param("sdxl", 20.0, marks=pytest.mark.slow)],
+    [("sd15", 2.27), ("sdxl", 20.0)],
 )
 def test_flops_of_published_bases(
     family: str, expected: float, demo_shards: Path, tmp_path: Path

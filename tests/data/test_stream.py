@@ -109,7 +109,7 @@ def test_order_stays_what_it_was() -> None:
     }
     for step, slots in golden.items():
         batch = next(train_micro_batches(order, Share(), step))
-        assert [tuple(slot) for slot in batch] == slots
+        assert [slot[:4] for slot in batch] == slots
 
 
 def test_order_of_many_steps_stays_what_it_was() -> None:
@@ -124,8 +124,8 @@ def test_order_of_many_steps_stays_what_it_was() -> None:
     ]:
         order = make_order(TWO_BUCKETS, seed, batch_size, window, overfit)
         for slots in islice(train_micro_batches(order, Share(), 0), 100):
-            digest.update(json.dumps([tuple(slot) for slot in slots]).encode())
-            digest.update(json.dumps(tuple(order.replacement(slots[-1], 3))).encode())
+            digest.update(json.dumps([slot[:4] for slot in slots]).encode())
+            digest.update(json.dumps(order.replacement(slots[-1], 3)[:4]).encode())
     golden = "46d0fef4652aac26599f54337448a1b084a2ca7687b69cf3dede0a5798a8bd03"
     assert digest.hexdigest() == golden
 
