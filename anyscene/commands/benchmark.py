@@ -107,6 +107,7 @@ def _add_demo(steps: argparse._SubParsersAction) -> None:
     demo.add_argument("--out", type=Path, default=Path("runs/benchmark-demo"))
     demo.add_argument("--scenes", type=int, default=32)
     demo.add_argument("--images", type=int, default=1, help="generation seeds a scene")
+    demo.add_argument("--steps", type=int, default=20, help="of sampling")
     demo.set_defaults(command=_demo)
 
 
@@ -243,5 +244,5 @@ def _demo(options: argparse.Namespace) -> int:
     quiet_libraries()
     from anyscene.benchmark.demo import DemoSettings, run_demo
 
-    run_demo(options.out, DemoSettings(options.scenes, options.images))
+    run_demo(options.out, DemoSettings(options.scenes, options.images, options.steps))
     return 0
