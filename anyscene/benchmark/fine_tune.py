@@ -11,10 +11,9 @@ FINE_TUNES/METHOD-SUBJECTS-HASH/
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from enum import Enum
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from anyscene.benchmark.fine_tune_settings import Kind, Settings
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards
 from anyscene.config import (
     BaseConfig,
@@ -37,65 +37,12 @@ from anyscene.config import (
     Weighting,
 )
 from anyscene.config_checks import check_config, check_paths
-from anyscene.errors import DamageError, InputError, nearest
+from anyscene.errors import DamageError
 from anyscene.files import replace_file, sha256_of, write_json
 
 RECORD, WEIGHTS, RUN = "fine_tune.json", "trained.safetensors", "run"
 VERSION = 1  # of the recipe: raised where the same record would give other weights
 CHECKPOINTS = 4  # in a fine-tune, about, for going on after a kill
-
-
-class Kind(Enum):
-    """What is trained of the base."""
-
-    dreambooth = "dreambooth"
-    custom_diffusion = "custom_diffusion"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a subject is learnt."""
-
-    steps: int  # optimizer steps a subject
-    learning_rate: float
-    batch: int  # photos a step, and as many class images
-    prior_images: int  # that the base makes of each class; 0: no prior preservation
-    prior_weight: float = 1.0  # lambda of `LossConfig.prior_weight`
-    seed: int = 0
-
-
-DEFAULTS = {
-    Kind.dreambooth: Settings(steps=1000, learning_rate=5e-6, batch=1, prior_images=1000),
-    Kind.custom_diffusion: Settings(steps=250, learning_rate=8e-5, batch=8, prior_images=200),
-}
-"""The papers' own: Ruiz et al. 2023 (section 4 and supplement: about 1000 iterations, 5e-6 for
-Stable Diffusion, lambda 1, about 1000 class images), Kumari et al. 2023 (section 4: 250 steps a
-concept, batch 8, 8e-5, which is 1e-5 times the batch, 200 images)."""
-
-
-def parse_settings(kind: Kind, changes: Sequence[str]) -> Settings:
-    """The defaults with `KEY=VALUE` changes. Raises `InputError` for what cannot be used."""
-    settings = DEFAULTS[kind]
-    kinds = {field.name: field.type for field in fields(Settings)}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in kinds:
-            raise InputError(
-                f"--fine-tune {change!r} must be KEY=VALUE, KEY one of {', '.join(kinds)}"
-                f"{nearest(key, kinds)}"
-            )
-        try:
-            value = float(text) if kinds[key] is float else int(text)
-        except ValueError:
-            raise InputError(f"--fine-tune {change!r}: {text!r} is no number for {key}") from None
-        settings = replace(settings, **{key: value})
-    for key in ("steps", "learning_rate", "batch"):
-        if not 0 < getattr(settings, key) < float("inf"):
-            raise InputError(f"--fine-tune {key}={getattr(settings, key)} must be greater than 0")
-    for key in ("prior_images", "prior_weight", "seed"):
-        if not 0 <= getattr(settings, key) < float("inf"):
-            raise InputError(f"--fine-tune {key}={getattr(settings, key)} must not be negative")
-    return settings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyscene.benchmark.fine_tune import Kind, parse_settings
+from anyscene.benchmark.fine_tune_settings import Kind, parse_settings
 from anyscene.benchmark.methods import (
     METHODS,
     NEEDS_CONTROLNET,

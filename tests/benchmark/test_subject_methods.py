@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from subject_photos import DREAMBOOTH, photo_folder
 
 from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
-from anyscene.benchmark.fine_tune import DEFAULTS, Concept, FineTune, Kind, learn, parse_settings
+from anyscene.benchmark.fine_tune import Concept, FineTune, learn
+from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.likeness import Likeness
 from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND
 from anyscene.benchmark.methods.base import MethodSettings, method_class

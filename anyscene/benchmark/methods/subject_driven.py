@@ -19,12 +19,11 @@ from tqdm import tqdm
 from anyscene.benchmark.fine_tune import (
     Concept,
     FineTune,
-    Kind,
     class_prompt,
     hash_of,
     learn,
-    parse_settings,
 )
+from anyscene.benchmark.fine_tune_settings import Kind, parse_settings
 from anyscene.benchmark.methods.base import (
     PLAIN,
     MethodSettings,
