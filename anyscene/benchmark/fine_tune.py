@@ -11,6 +11,7 @@ FINE_TUNES/METHOD-SUBJECTS-HASH/
 import hashlib
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -136,15 +137,29 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
     config = training_config(fine_tune, folder, photos, classes)
     check_config(config)
     check_paths(config)
-    from anyscene.train import train  # which needs the training stack
-
     print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
-    with own_arithmetic():
-        run = train(config)
+    run = trained_run(config)
     weights = last_weights(run)
     replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
     shutil.rmtree(run / "checkpoints")
     return weights
+
+
+def trained_run(config: Config) -> Path:
+    """The run folder, trained to its end.
+
+    A SIGTERM ends the process with the status that it has without Lightning, whose own exception
+    would end it with 0: a job script asks for another start by it.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # the training stack
+
+    from anyscene.train import train
+
+    try:
+        with own_arithmetic():
+            return train(config)
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 """DreamBooth and Custom Diffusion on tiny bases: what is trained, kept, restored and refused."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -153,23 +155,34 @@ def test_parts_divide_the_subjects_and_give_the_images_of_the_whole(
     assert [json.loads(line)["sha256"] for line in text] == [line["sha256"] for line in whole]
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_fine_tune_goes_on_where_it_was_killed(
-    kind: Kind, subject_set: Benchmark, base: Path, tmp_path: Path, monkeypatch: Any
+@pytest.mark.parametrize(
+    ("kind", "stop", "status"),
+    [(Kind.dreambooth, signal.SIGINT, 1), (Kind.custom_diffusion, signal.SIGTERM, 143)],
+)
+def test_fine_tune_goes_on_where_it_was_stopped(
+    kind: Kind,
+    stop: signal.Signals,
+    status: int,
+    subject_set: Benchmark,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
 ):
+    """With the status by which a job's script asks for another start, where it was a SIGTERM."""
     fine_tune = photos_fine_tune(kind, base, subject_set, "steps=4")
     whole = learn(fine_tune, tmp_path / "whole")
     step, done = SceneModule.training_step, []
 
-    def killed(self: Any, batch: Any, number: int) -> Any:
+    def stopped(self: Any, batch: Any, number: int) -> Any:
         done.append(number)
         if len(done) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), stop)
         return step(self, batch, number)
 
-    monkeypatch.setattr(SceneModule, "training_step", killed)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    monkeypatch.setattr(SceneModule, "training_step", stopped)
+    with pytest.raises(SystemExit) as ended:
         learn(fine_tune, tmp_path / "killed")
+    assert ended.value.code == status
     again = learn(fine_tune, tmp_path / "killed")
     assert 3 < len(done) < 3 + 4  # not from the start
     assert whole.keys() == again.keys()
