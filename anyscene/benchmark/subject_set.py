@@ -90,7 +90,8 @@ def photos_of(folder: Path) -> tuple[Path, ...]:
 def read_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
     """A photo, upright, RGB, and its mask (L, 255 on the subject) if there is one.
 
-    The mask is a file beside the photo, or its alpha; a photo with alpha is put on white.
+    The mask is a file beside the photo, or its alpha unless that is opaque everywhere; a photo with
+    alpha is put on white.
     Raises `InputError` where a file cannot be read, or the two differ in size.
     """
     photo = _read(path)
@@ -103,7 +104,9 @@ def read_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
                 raise InputError(f"{beside} is {mask.size} pixels, its photo {photo.size}")
     if photo.has_transparency_data:
         cut = photo.convert("RGBA")
-        mask = cut.getchannel("A") if mask is None else mask
+        alpha = cut.getchannel("A")
+        if mask is None and alpha.getextrema()[0] < 255:
+            mask = alpha
         photo = Image.alpha_composite(Image.new("RGBA", cut.size, (*WHITE, 255)), cut)
     return photo.convert("RGB"), mask
 
