@@ -159,8 +159,10 @@ def _templates(prompts: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
         raise InputError(f"{path}: prompts must be a list of texts")
     for text in prompts:
-        if text.count("{subject}") != 1 or "{" in text.replace("{subject}", ""):
-            raise InputError(f"{path}: prompt {text!r} must have {{subject}} in it, once")
+        if text.count("{subject}") != 1 or set("{}") & set(text.replace("{subject}", "")):
+            raise InputError(
+                f"{path}: prompt {text!r} must have {{subject}} in it, once, and no other brace"
+            )
     return tuple(text.replace("{subject}", PLACE) for text in prompts)
 
 

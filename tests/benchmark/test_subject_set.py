@@ -95,6 +95,7 @@ def test_pair_templates_leave_out_looks():
         ("subjects: {mug: {}}", "subject mug must have a noun"),
         ("subjects: {mug: {noun: mug}}", "subject mug has no prompts"),
         ("{prompts: [a mug], subjects: {mug: {noun: mug}}}", "must have {subject} in it, once"),
+        ("{prompts: ['a {subject} :}'], subjects: {mug: {noun: mug}}}", "no other brace"),
         ("{prompts: ['a {subject}'], subjects: {cup: {noun: cup}}}", "subject cup has no photo"),
         ("subjects: [", "is not YAML"),
     ],
