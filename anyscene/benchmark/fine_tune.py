@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anyscene.benchmark.fine_tune_settings import Kind, Settings
+from anyscene.benchmark.subject_set import JOINT
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards
 from anyscene.config import (
     BaseConfig,
@@ -97,7 +98,7 @@ class FineTune:
 
     def folder(self, fine_tunes: Path) -> Path:
         """Where it is kept: named by a hash of the record."""
-        names = "--".join(own.name for own in self.concepts)
+        names = JOINT.join(own.name for own in self.concepts)
         return fine_tunes / f"{self.kind.name}-{names}-{hash_of(self.record())}"
 
     @property

@@ -49,7 +49,8 @@ def parse_settings(kind: Kind, changes: Sequence[str]) -> Settings:
         try:
             value = float(text) if kinds[key] is float else int(text)
         except ValueError:
-            raise InputError(f"--fine-tune {change!r}: {text!r} is no number for {key}") from None
+            wanted = "a number" if kinds[key] is float else "a whole number"
+            raise InputError(f"--fine-tune {change!r}: {key} must be {wanted}") from None
         settings = replace(settings, **{key: value})
     for key in ("steps", "learning_rate", "batch"):
         if not 0 < getattr(settings, key) < float("inf"):

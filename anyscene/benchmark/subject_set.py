@@ -32,6 +32,7 @@ LIVE = ("cat", "dog")
 """Classes of DreamBooth's data set that its "Live Subject Prompts" are for."""
 
 NAME = re.compile(r"\w[\w.-]*")
+JOINT = "--"  # between the names of a pair
 PLACE = "{0}"  # of a subject in a template, {1} of a second one
 WHITE = (255, 255, 255)
 
@@ -67,6 +68,8 @@ def read_subjects(folder: Path) -> list[Subject]:
     for name, (noun, prompts) in sorted(listed.items()):
         if not NAME.fullmatch(name):
             raise InputError(f"subject {name!r} must be letters, digits, '.', '_' and '-' only")
+        if JOINT in name:
+            raise InputError(f"subject {name!r} must not have {JOINT!r} in it: it joins two names")
         photos = photos_of(folder / name)
         if not photos:
             raise InputError(f"subject {name} has no photo in {folder / name}")

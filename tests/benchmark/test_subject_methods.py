@@ -262,7 +262,8 @@ def test_defaults_are_the_papers():
     [
         (["steps"], "must be KEY=VALUE"),
         (["step=3"], "did you mean 'steps'"),
-        (["steps=many"], "'many' is no number for steps"),
+        (["steps=1e3"], "steps must be a whole number"),
+        (["learning_rate=low"], "learning_rate must be a number"),
         (["steps=0"], "steps=0 must be greater than 0"),
         (["learning_rate=nan"], "must be greater than 0"),
         (["prior_images=-1"], "must not be negative"),

@@ -97,6 +97,7 @@ def test_pair_templates_leave_out_looks():
         ("{prompts: [a mug], subjects: {mug: {noun: mug}}}", "must have {subject} in it, once"),
         ("{prompts: ['a {subject} :}'], subjects: {mug: {noun: mug}}}", "no other brace"),
         ("{prompts: ['a {subject}'], subjects: {cup: {noun: cup}}}", "subject cup has no photo"),
+        ("{prompts: ['a {subject}'], subjects: {a--b: {noun: cup}}}", "it joins two names"),
         ("subjects: [", "is not YAML"),
     ],
 )
