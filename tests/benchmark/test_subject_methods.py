@@ -20,7 +20,7 @@ from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.likeness import Likeness
 from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND
 from anyscene.benchmark.methods.base import MethodSettings, method_class
-from anyscene.benchmark.methods.subject_driven import SubjectDriven
+from anyscene.benchmark.methods.subject_driven import CLASS_SEED, SubjectDriven
 from anyscene.benchmark.run import Share, run
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.benchmark.subject_set import read_photo
@@ -189,6 +189,14 @@ def test_fine_tune_goes_on_where_it_was_stopped(
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     monkeypatch.setattr(SceneModule, "training_step", None)
     assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
+
+
+def test_class_images_and_scenes_begin_with_other_noise():
+    class_noise, scene_noise = (
+        torch.randn(4, generator=torch.Generator().manual_seed(first + 7))
+        for first in (CLASS_SEED, 0)
+    )
+    assert not torch.equal(class_noise, scene_noise)
 
 
 def test_folder_tells_what_made_it_apart(subject_set: Benchmark, base: Path, tmp_path: Path):

@@ -48,7 +48,9 @@ RARE_WORDS = ("sks", "ktn")
 NEW_WORDS = {"<new1>": "ktn", "<new2>": "pll"}
 """Custom Diffusion's modifier tokens, and the rare words that they begin as."""
 
-CLASS_SEED = 2**32  # of the first class image: none of the scenes' own
+CLASS_SEED = 2**31
+"""Of the first class image. Scenes' seeds are below it, and torch's generator on the CPU takes the
+low 32 bits of a seed."""
 
 
 class SubjectDriven:
@@ -153,6 +155,7 @@ class SubjectDriven:
         made_with = {
             "base_sha256": self.model.sha256,
             "prompt": prompt,
+            "seed": CLASS_SEED,
             "pixels": size,
             "steps": sample.steps,
             "guidance_scale": sample.guidance_scale,
