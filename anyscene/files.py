@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,27 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def keep_first(path: Path, content: bytes) -> None:
+    """Write a whole file, unless there is one: of two processes that make it the first one's stays.
+
+    On a file system without hard links the last one's does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
 from anyscene.benchmark.fine_tune import Concept, FineTune, learn
 from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.likeness import Likeness
-from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND
+from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND, subject_driven
 from anyscene.benchmark.methods.base import MethodSettings, method_class
 from anyscene.benchmark.methods.subject_driven import CLASS_SEED, SubjectDriven
 from anyscene.benchmark.run import Share, run
@@ -197,6 +198,27 @@ def test_class_images_and_scenes_begin_with_other_noise():
         for first in (CLASS_SEED, 0)
     )
     assert not torch.equal(class_noise, scene_noise)
+
+
+def test_class_images_that_another_job_made_meanwhile_are_kept(
+    subject_set: Benchmark, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    method = method_of("custom_diffusion", str(base), subject_set, tmp_path)
+    method.settings = replace(method.settings, prior_images=4)
+    folder, batches = method.class_folder("mug"), []
+    sample = subject_driven.sample_scenes
+
+    def sampled(*arguments: Any, **options: Any) -> Any:
+        batches.append(arguments)
+        folder.mkdir(parents=True)
+        for number in range(4):
+            (folder / f"{number:06d}.png").write_bytes(b"another job's")
+        return sample(*arguments, **options)
+
+    monkeypatch.setattr(subject_driven, "sample_scenes", sampled)
+    assert method.class_images("mug") == folder
+    assert len(batches) == 1  # of two
+    assert {path.read_bytes() for path in folder.iterdir()} == {b"another job's"}
 
 
 def test_folder_tells_what_made_it_apart(subject_set: Benchmark, base: Path, tmp_path: Path):
