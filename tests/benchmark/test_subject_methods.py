@@ -1,9 +1,7 @@
 """DreamBooth and Custom Diffusion on tiny bases: what is trained, kept, restored and refused."""
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,8 @@ import pytest
 import torch
 from families import family_base
 from safetensors.torch import load_file
-from subject_photos import DREAMBOOTH, photo_folder
+from subject_photos import DREAMBOOTH
 
-from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
-from anyscene.benchmark.fine_tune import Concept, FineTune, learn
-from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.likeness import Likeness
 from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND, subject_driven
 from anyscene.benchmark.methods.base import MethodSettings, method_class
@@ -27,7 +22,7 @@ from anyscene.benchmark.scenes import Benchmark
 from anyscene.benchmark.subject_set import read_photo
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards, rescaled, sized_caption
 from anyscene.cli import main
-from anyscene.config import MetricsConfig, Precision, SampleConfig
+from anyscene.config import MetricsConfig, SampleConfig
 from anyscene.config_io import read_config
 from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
@@ -41,34 +36,6 @@ from anyscene.scene_list import GenerateSettings
 SETTINGS = GenerateSettings(steps=2, guidance_scale=2.0, micro_batch=2, device="cpu")
 SMALL = ("steps=2", "batch=1", "prior_images=2", "learning_rate=0.01")
 SUBJECT_DRIVEN = ("dreambooth", "custom_diffusion")
-
-
-@pytest.fixture(scope="module")
-def subject_set(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    """Scenes of a mug, with a foreground, and of a dog and of both, without. Read only."""
-    folder = tmp_path_factory.mktemp("subjects")
-    settings = SubjectSettings(pixels=64, prompts=1, pairs=1)
-    return build_subjects(photo_folder(folder / "photos"), folder / "set", settings)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return family_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")
-
-
-def photos_fine_tune(kind: Kind, base: Path, benchmark: Benchmark, *changes: str) -> FineTune:
-    """A fine-tune on the mug without class images."""
-    photos = tuple(benchmark.folder / name for name in benchmark.subjects["mug"]["photos"])
-    return FineTune(
-        kind=kind,
-        settings=parse_settings(kind, [*SMALL, "prior_images=0", *changes]),
-        concepts=(Concept("mug", "mug", "<new1>", "red", photos),),
-        base=str(base),
-        base_sha256=load_base(str(base)).sha256(),
-        pixels=64,
-        precision=Precision.fp32,
-        class_images={},
-    )
 
 
 @pytest.mark.parametrize(
@@ -156,42 +123,6 @@ def test_parts_divide_the_subjects_and_give_the_images_of_the_whole(
     assert [json.loads(line)["sha256"] for line in text] == [line["sha256"] for line in whole]
 
 
-@pytest.mark.parametrize(
-    ("kind", "stop", "status"),
-    [(Kind.dreambooth, signal.SIGINT, 1), (Kind.custom_diffusion, signal.SIGTERM, 143)],
-)
-def test_fine_tune_goes_on_where_it_was_stopped(
-    kind: Kind,
-    stop: signal.Signals,
-    status: int,
-    subject_set: Benchmark,
-    base: Path,
-    tmp_path: Path,
-    monkeypatch: Any,
-):
-    """With the status by which a job's script asks for another start, where it was a SIGTERM."""
-    fine_tune = photos_fine_tune(kind, base, subject_set, "steps=4")
-    whole = learn(fine_tune, tmp_path / "whole")
-    step, done = SceneModule.training_step, []
-
-    def stopped(self: Any, batch: Any, number: int) -> Any:
-        done.append(number)
-        if len(done) == 3:
-            os.kill(os.getpid(), stop)
-        return step(self, batch, number)
-
-    monkeypatch.setattr(SceneModule, "training_step", stopped)
-    with pytest.raises(SystemExit) as ended:
-        learn(fine_tune, tmp_path / "killed")
-    assert ended.value.code == status
-    again = learn(fine_tune, tmp_path / "killed")
-    assert 3 < len(done) < 3 + 4  # not from the start
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(value, again[name]) for name, value in whole.items())
-    monkeypatch.setattr(SceneModule, "training_step", None)
-    assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
-
-
 def test_class_images_and_scenes_begin_with_other_noise():
     class_noise, scene_noise = (
         torch.randn(4, generator=torch.Generator().manual_seed(first + 7))
@@ -219,32 +150,6 @@ def test_class_images_that_another_job_made_meanwhile_are_kept(
     assert method.class_images("mug") == folder
     assert len(batches) == 1  # of two
     assert {path.read_bytes() for path in folder.iterdir()} == {b"another job's"}
-
-
-def test_folder_tells_what_made_it_apart(subject_set: Benchmark, base: Path, tmp_path: Path):
-    fine_tune = photos_fine_tune(Kind.dreambooth, base, subject_set)
-    others = [
-        photos_fine_tune(Kind.dreambooth, base, subject_set, "steps=9"),
-        photos_fine_tune(Kind.dreambooth, base, subject_set, "seed=1"),
-        photos_fine_tune(Kind.custom_diffusion, base, subject_set),
-    ]
-    rex = subject_set.folder / subject_set.subjects["rex"]["photos"][0]
-    concept = Concept("mug", "mug", "<new1>", "red", (rex,))
-    others.append(FineTune(**{**vars(fine_tune), "concepts": (concept,)}))
-    others.append(FineTune(**{**vars(fine_tune), "base_sha256": "0"}))
-    folders = {one.folder(tmp_path) for one in (fine_tune, *others)}
-    assert len(folders) == 6
-    assert fine_tune.folder(tmp_path) == photos_fine_tune(
-        Kind.dreambooth, base, subject_set
-    ).folder(tmp_path)
-
-
-def test_training_leaves_the_arithmetic_of_sampling_alone(
-    subject_set: Benchmark, base: Path, tmp_path: Path
-):
-    before = torch.get_float32_matmul_precision()
-    learn(photos_fine_tune(Kind.dreambooth, base, subject_set, "steps=1"), tmp_path)
-    assert torch.get_float32_matmul_precision() == before
 
 
 def test_views_of_a_photo_say_their_size_and_where_they_are(subject_set: Benchmark, tmp_path: Path):
@@ -279,29 +184,6 @@ def test_pictures_are_repeated_for_a_large_batch(subject_set: Benchmark, tmp_pat
     photo = subject_set.folder / subject_set.subjects["mug"]["photos"][0]
     manifest = make_shards([Picture(photo, "a mug")], tmp_path / "few", Recipe(64, least=3))
     assert manifest.samples == 3
-
-
-def test_defaults_are_the_papers():
-    assert DEFAULTS[Kind.dreambooth].learning_rate == 5e-6
-    assert DEFAULTS[Kind.custom_diffusion].steps == 250
-    assert parse_settings(Kind.dreambooth, ["prior_weight=0.5"]).prior_weight == 0.5
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["steps"], "must be KEY=VALUE"),
-        (["step=3"], "did you mean 'steps'"),
-        (["steps=1e3"], "steps must be a whole number"),
-        (["learning_rate=low"], "learning_rate must be a number"),
-        (["steps=0"], "steps=0 must be greater than 0"),
-        (["learning_rate=nan"], "must be greater than 0"),
-        (["prior_images=-1"], "must not be negative"),
-    ],
-)
-def test_settings_of_a_fine_tune_that_cannot_be_used(changes: list[str], message: str):
-    with pytest.raises(InputError, match=message):
-        parse_settings(Kind.dreambooth, changes)
 
 
 def test_subject_methods_want_a_subject_set(
