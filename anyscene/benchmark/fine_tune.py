@@ -41,8 +41,10 @@ from anyscene.config import (
 from anyscene.config_checks import check_config, check_paths
 from anyscene.errors import DamageError
 from anyscene.files import replace_file, sha256_of, write_json
+from data_prep.preparation import OtherShardsError
 
-RECORD, WEIGHTS, RUN = "fine_tune.json", "trained.safetensors", "run"
+RECORD, WEIGHTS = "fine_tune.json", "trained.safetensors"
+PHOTOS, CLASSES, RUN = "photos", "classes", "run"
 VERSION = 1  # of the recipe: raised where the same record would give other weights
 CHECKPOINTS = 4  # in a fine-tune, about, for going on after a kill
 
@@ -134,7 +136,7 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
             raise DamageError(f"{folder / WEIGHTS} is damaged ({error}); remove it") from None
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RECORD, fine_tune.record())
-    photos, classes = training_shards(fine_tune, folder)
+    photos, classes = current_shards(fine_tune, folder)
     config = training_config(fine_tune, folder, photos, classes)
     check_config(config)
     check_paths(config)
@@ -173,6 +175,18 @@ def last_weights(run: Path) -> dict[str, Tensor]:
     return {name.removeprefix("trained."): value.contiguous() for name, value in state.items()}
 
 
+def current_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | None]:
+    """The shards of what is there now. Where those of a fine-tune that was killed are of other
+    class images, which a GPU of another kind makes in other bytes, it begins anew."""
+    try:
+        return training_shards(fine_tune, folder)
+    except OtherShardsError:
+        print(f"{folder.name}: begun anew, for its shards are of other pictures than now are there")
+        for name in (PHOTOS, CLASSES, RUN):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return training_shards(fine_tune, folder)
+
+
 def training_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | None]:
     """The photos, and the class images if there are any, as the data module reads them."""
     prefix = "a photo of" if fine_tune.kind is Kind.dreambooth else "photo of a"
@@ -185,16 +199,16 @@ def training_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | Non
     photos = [
         Picture(path, f"{prefix} {own.words}") for own in fine_tune.concepts for path in own.photos
     ]
-    make_shards(photos, folder / "photos", recipe)
+    make_shards(photos, folder / PHOTOS, recipe)
     if not fine_tune.class_images:
-        return folder / "photos", None
+        return folder / PHOTOS, None
     images = [
         Picture(path, class_prompt(fine_tune.kind, noun))
         for noun, images in fine_tune.class_images.items()
         for path in sorted(images.glob("*.png"))[: fine_tune.settings.prior_images]
     ]
-    make_shards(images, folder / "classes", replace(recipe, resized=False))
-    return folder / "photos", folder / "classes"
+    make_shards(images, folder / CLASSES, replace(recipe, resized=False))
+    return folder / PHOTOS, folder / CLASSES
 
 
 def class_prompt(kind: Kind, noun: str) -> str:

@@ -2,16 +2,20 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from anyscene.benchmark.fine_tune import Concept, FineTune, learn
+from anyscene.benchmark.fine_tune import Concept, FineTune, current_shards, learn
 from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.config import Precision
+from anyscene.data.sample import ShardManifest
+from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
 from anyscene.models.loading import load_base
 from anyscene.module import SceneModule
@@ -68,6 +72,29 @@ def test_fine_tune_goes_on_where_it_was_stopped(
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     monkeypatch.setattr(SceneModule, "training_step", None)
     assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
+
+
+def test_fine_tune_begins_anew_where_its_class_images_have_changed(
+    subject_set: Benchmark, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """As they do where they are lost, and a GPU of another kind makes them again."""
+    images = tmp_path / "class-images"
+    images.mkdir()
+    fine_tune = replace(
+        photos_fine_tune(Kind.dreambooth, base, subject_set, "prior_images=1"),
+        class_images={"mug": images},
+    )
+    folder = tmp_path / "mug"
+    (folder / "run").mkdir(parents=True)
+    made = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (64, 64), colour).save(images / "000000.png")
+        _, classes = current_shards(fine_tune, folder)
+        assert classes is not None
+        made.append(read_batches(ShardManifest.read(classes), 1)[0]["scene_uint8"][0, :, 0, 0])
+        assert (folder / "run").is_dir() == (colour == "red")
+    assert [pixel.tolist() for pixel in made] == [[255, 0, 0], [0, 0, 255]]
+    assert capsys.readouterr().out.count("mug: begun anew") == 1
 
 
 def test_folder_tells_what_made_it_apart(subject_set: Benchmark, base: Path, tmp_path: Path):
