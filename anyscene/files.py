@@ -1,11 +1,13 @@
 """Atomic files and checksums: a reader sees a whole file or none. No torch here."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,17 @@ def _finite(value: Any) -> Any:
             return None
         case _:
             return value
+
+
+@contextmanager
+def sole_use(lock: Path) -> Iterator[None]:
+    """One process at a time, by a lock on a file; it goes with the process, however that ends."""
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{lock.parent}: another process works in it; waiting", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield

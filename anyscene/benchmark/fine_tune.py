@@ -3,6 +3,7 @@
 FINE_TUNES/class-images/NOUN-HASH/000000.png    what the base itself makes of "a photo of a dog"
 FINE_TUNES/METHOD-SUBJECTS-HASH/
     fine_tune.json          what made it; the hash is of this
+    lock                    held by the process that learns
     photos/, classes/       shards of the photos and of the class images
     run/                    run folder of the trainer; its checkpoints go when it is done
     trained.safetensors     what was trained, written last
@@ -40,10 +41,10 @@ from anyscene.config import (
 )
 from anyscene.config_checks import check_config, check_paths
 from anyscene.errors import DamageError
-from anyscene.files import replace_file, sha256_of, write_json
+from anyscene.files import replace_file, sha256_of, sole_use, write_json
 from data_prep.preparation import OtherShardsError
 
-RECORD, WEIGHTS = "fine_tune.json", "trained.safetensors"
+RECORD, WEIGHTS, LOCK = "fine_tune.json", "trained.safetensors", "lock"
 PHOTOS, CLASSES, RUN = "photos", "classes", "run"
 VERSION = 1  # of the recipe: raised where the same record would give other weights
 CHECKPOINTS = 4  # in a fine-tune, about, for going on after a kill
@@ -123,29 +124,39 @@ def hash_of(record: dict[str, Any]) -> str:
 
 def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
     """What the fine-tune trained, by the names of the trained module; trained, or trained further,
-    where it is not there yet.
+    where it is not there yet. Where another process is at it, its end is waited for.
 
     Raises:
         DamageError: weights that are there but are damaged.
     """
     folder = fine_tune.folder(fine_tunes)
-    if (folder / WEIGHTS).is_file():
-        try:
-            return load_file(folder / WEIGHTS)
-        except Exception as error:  # safetensors raises a class of its own
-            raise DamageError(f"{folder / WEIGHTS} is damaged ({error}); remove it") from None
+    if (weights := kept_weights(folder)) is not None:
+        return weights
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, fine_tune.record())
-    photos, classes = current_shards(fine_tune, folder)
-    config = training_config(fine_tune, folder, photos, classes)
-    check_config(config)
-    check_paths(config)
-    print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
-    run = trained_run(config)
-    weights = last_weights(run)
-    replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
-    shutil.rmtree(run / "checkpoints")
+    with sole_use(folder / LOCK):
+        if (weights := kept_weights(folder)) is not None:
+            return weights
+        write_json(folder / RECORD, fine_tune.record())
+        photos, classes = current_shards(fine_tune, folder)
+        config = training_config(fine_tune, folder, photos, classes)
+        check_config(config)
+        check_paths(config)
+        print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
+        run = trained_run(config)
+        weights = last_weights(run)
+        replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
+        shutil.rmtree(run / "checkpoints")
     return weights
+
+
+def kept_weights(folder: Path) -> dict[str, Tensor] | None:
+    """The weights of a finished fine-tune, None where there are none; `DamageError` if damaged."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    try:
+        return load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises a class of its own
+        raise DamageError(f"{folder / WEIGHTS} is damaged ({error}); remove it") from None
 
 
 def trained_run(config: Config) -> Path:

@@ -1,7 +1,9 @@
 """A fine-tune: what it is kept under, how it goes on, and the settings that are refused."""
 
+import fcntl
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from anyscene.benchmark.fine_tune import Concept, FineTune, current_shards, learn
+from anyscene.benchmark import fine_tune as fine_tune_module
+from anyscene.benchmark.fine_tune import LOCK, Concept, FineTune, current_shards, learn
 from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.config import Precision
 from anyscene.data.sample import ShardManifest
 from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
+from anyscene.files import sole_use
 from anyscene.models.loading import load_base
 from anyscene.module import SceneModule
 
@@ -72,6 +77,40 @@ def test_fine_tune_goes_on_where_it_was_stopped(
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     monkeypatch.setattr(SceneModule, "training_step", None)
     assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
+
+
+def test_fine_tune_that_another_process_learns_is_waited_for(
+    subject_set: Benchmark,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    fine_tune = photos_fine_tune(Kind.dreambooth, base, subject_set)
+    folder, told = fine_tune.folder(tmp_path), threading.Event()
+    folder.mkdir()
+
+    def other() -> None:
+        with sole_use(folder / LOCK):
+            held.set()
+            told.wait(60)
+            save_file({"weight": torch.ones(1)}, folder / "trained.safetensors")
+
+    held, process = threading.Event(), threading.Thread(target=other)
+    process.start()
+    held.wait(60)
+    flock = fcntl.flock
+
+    def asked(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            told.set()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", asked)
+    monkeypatch.setattr(fine_tune_module, "training_shards", None)  # nothing is begun
+    assert learn(fine_tune, tmp_path)["weight"] == 1
+    process.join()
+    assert "another process works in it; waiting" in capsys.readouterr().out
 
 
 def test_fine_tune_begins_anew_where_its_class_images_have_changed(
