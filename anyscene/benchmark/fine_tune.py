@@ -127,7 +127,7 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
     where it is not there yet. Where another process is at it, its end is waited for.
 
     Raises:
-        DamageError: weights that are there but are damaged.
+        DamageError: weights that are there, or have just been trained, but are damaged.
     """
     folder = fine_tune.folder(fine_tunes)
     if (weights := kept_weights(folder)) is not None:
@@ -143,7 +143,7 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
         check_paths(config)
         print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
         run = trained_run(config)
-        weights = last_weights(run)
+        weights = last_weights(run, fine_tune.steps)
         replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
         shutil.rmtree(run / "checkpoints")
     return weights
@@ -176,12 +176,17 @@ def trained_run(config: Config) -> Path:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-def last_weights(run: Path) -> dict[str, Tensor]:
-    """What the last checkpoint of a run trained."""
-    from anyscene.checkpoint import last_good_checkpoint, read_checkpoint
+def last_weights(run: Path, steps: int) -> dict[str, Tensor]:
+    """What the last checkpoint of a finished run trained. Raises `DamageError` where it is damaged:
+    the one before it is of fewer steps, and the run can go on from there."""
+    from anyscene.checkpoint import last_good_checkpoint, read_checkpoint, step_of
 
     checkpoint = last_good_checkpoint(run / "checkpoints")
-    assert checkpoint is not None  # `train` has just written it
+    if checkpoint is None or step_of(checkpoint) != steps:
+        raise DamageError(
+            f"{run} has no undamaged checkpoint of its last step, {steps}; the same command goes "
+            "on from the one before"
+        )
     state = read_checkpoint(checkpoint)["state_dict"]
     return {name.removeprefix("trained."): value.contiguous() for name, value in state.items()}
 

@@ -14,13 +14,21 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anyscene.benchmark import fine_tune as fine_tune_module
-from anyscene.benchmark.fine_tune import LOCK, Concept, FineTune, current_shards, learn
+from anyscene.benchmark.fine_tune import (
+    LOCK,
+    Concept,
+    FineTune,
+    current_shards,
+    last_weights,
+    learn,
+)
 from anyscene.benchmark.fine_tune_settings import DEFAULTS, Kind, parse_settings
 from anyscene.benchmark.scenes import Benchmark
+from anyscene.checkpoint import write_checkpoint
 from anyscene.config import Precision
 from anyscene.data.sample import ShardManifest
 from anyscene.data.shards import read_batches
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.files import sole_use
 from anyscene.models.loading import load_base
 from anyscene.module import SceneModule
@@ -77,6 +85,19 @@ def test_fine_tune_goes_on_where_it_was_stopped(
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     monkeypatch.setattr(SceneModule, "training_step", None)
     assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
+
+
+def test_weights_before_the_last_step_are_not_taken_for_the_trained_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for step in (1, 2):
+        state = {"global_step": step, "state_dict": {"trained.weight": torch.full((1,), step)}}
+        write_checkpoint(state, tmp_path / "checkpoints" / f"step-{step:08d}.ckpt")
+    assert last_weights(tmp_path, 2) == {"weight": torch.tensor([2])}
+    (tmp_path / "checkpoints" / "step-00000002.ckpt").write_bytes(b"damaged")
+    with pytest.raises(DamageError, match="no undamaged checkpoint of its last step, 2"):
+        last_weights(tmp_path, 2)
+    assert "falling back" in capsys.readouterr().err
 
 
 def test_fine_tune_that_another_process_learns_is_waited_for(
