@@ -14,6 +14,7 @@ from anyscene.benchmark.methods import (
 )
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.errors import InputError, nearest
+from anyscene.export_record import MODEL_INDEX
 from anyscene.generate import MANIFEST_NAME
 from anyscene.scene_list import GenerateSettings, check_model
 
@@ -58,6 +59,9 @@ def check_run(
         raise InputError(f"--method {name} is none of {', '.join(METHODS)}{nearest(name, METHODS)}")
     check_model(model)
     share.check()
+    folder = Path(model)
+    if name in NEEDS_SUBJECTS and folder.is_dir() and not (folder / MODEL_INDEX).is_file():
+        raise InputError(f"--model {model} is an export without its base: give the base itself")
     if name in NEEDS_CONTROLNET and controlnet is None:
         raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
     if settings.images < 1:

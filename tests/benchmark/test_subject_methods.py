@@ -200,6 +200,13 @@ def test_subject_methods_want_a_subject_set(
     assert "is for --method dreambooth and custom_diffusion" in capsys.readouterr().err
 
 
+def test_subject_methods_want_a_base(subject_set: Benchmark, tmp_path: Path):
+    (tmp_path / "anyscene.json").write_text("{}")
+    for name in SUBJECT_DRIVEN:
+        with pytest.raises(InputError, match="without its base: give the base itself"):
+            run(subject_set, name, str(tmp_path), tmp_path / "out", SETTINGS)
+
+
 def test_methods_that_are_shown_a_foreground_want_one(
     subject_set: Benchmark, base: Path, tmp_path: Path
 ):
