@@ -101,9 +101,11 @@ def check_foregrounds(benchmark: Benchmark, name: str) -> None:
         )
 
 
-def check_fine_tune(name: str, fine_tune: Sequence[str]) -> None:
+def check_fine_tune(name: str, fine_tune: Sequence[str], fine_tunes: Path | None) -> None:
     """Raises `InputError` for settings of a fine-tune that cannot be used."""
     if name in NEEDS_SUBJECTS:
         parse_settings(Kind[name], fine_tune)
-    elif fine_tune:
-        raise InputError(f"--fine-tune is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")
+        return
+    for option, value in (("--fine-tune", fine_tune), ("--fine-tunes", fine_tunes)):
+        if value:
+            raise InputError(f"{option} is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")

@@ -197,7 +197,9 @@ def test_subject_methods_want_a_subject_set(
         assert "build a subject set with `anyscene benchmark build --subjects FOLDER`" in told
         assert told.count("\n") == 1
     assert main([*arguments, "paste", "--fine-tune", "steps=1"]) == 2
-    assert "is for --method dreambooth and custom_diffusion" in capsys.readouterr().err
+    assert "--fine-tune is for --method dreambooth and custom_diffusion" in capsys.readouterr().err
+    assert main([*arguments, "paste", "--fine-tunes", str(tmp_path)]) == 2
+    assert "--fine-tunes is for --method dreambooth and cust" in capsys.readouterr().err
 
 
 def test_subject_methods_want_a_base(subject_set: Benchmark, tmp_path: Path):
