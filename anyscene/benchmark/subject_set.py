@@ -108,7 +108,7 @@ def read_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
     if photo.has_transparency_data:
         cut = photo.convert("RGBA")
         alpha = cut.getchannel("A")
-        if mask is None and alpha.getextrema()[0] < 255:
+        if mask is None and alpha.getextrema() != (255, 255):
             mask = alpha
         photo = Image.alpha_composite(Image.new("RGBA", cut.size, (*WHITE, 255)), cut)
     return photo.convert("RGB"), mask

@@ -1,17 +1,26 @@
 """Subject sets: what is read of a folder, what is built of it, and what is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from subject_photos import DREAMBOOTH, photo_folder
 
 from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
+from anyscene.benchmark.run import run
+from anyscene.benchmark.runs import read_runs
 from anyscene.benchmark.scenes import categories_of, read_benchmark
+from anyscene.benchmark.score import score
 from anyscene.benchmark.subject_set import pair_templates, read_photo, read_subjects
 from anyscene.cli import main
+from anyscene.compositing.blending import eroded_mask
+from anyscene.config import MetricsConfig
 from anyscene.errors import DamageError, InputError
+from anyscene.scene_list import GenerateSettings
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -129,3 +138,38 @@ def test_dreambooths_own_list_is_read():
     assert subjects["grey_sloth_plushie"].prompts[0] == "a {0} in the jungle"
     assert "a {0} wearing a santa hat" in subjects["dog6"].prompts
     assert "a {0} wearing a santa hat" not in subjects["backpack_dog"].prompts
+
+
+def test_methods_shown_a_foreground_make_and_score_a_subject_set(
+    tiny_base_folder: Path, tiny_export: Path, tmp_path: Path
+):
+    """Of subjects that all have masks, alone and in a pair."""
+    source = photo_folder(tmp_path / "photos")
+    shutil.rmtree(source / "rex")
+    shutil.copytree(source / "mug", source / "cup")
+    (source / "subjects.yaml").write_text(
+        "{prompts: ['a {subject} in the snow'], subjects: {mug: {noun: mug}, cup: {noun: cup}}}"
+    )
+    built = build_subjects(source, tmp_path / "set", SubjectSettings(pixels=64, pairs=1))
+    assert len(built.scenes) == 3
+    settings = GenerateSettings(steps=1, guidance_scale=2.0, micro_batch=3, device="cpu")
+    models = {"stable_diffusion": tiny_base_folder, "paste": tiny_base_folder}
+    made = {}
+    for name, model in (models | {"anyscene": tiny_export}).items():
+        made[name] = run(built, name, str(model), tmp_path / name, settings)
+    for scene, pasted, text in zip(
+        built.scenes, made["paste"], made["stable_diffusion"], strict=True
+    ):
+        canvas = np.asarray(Image.open(built.folder / str(scene["canvas"])))
+        image = np.asarray(Image.open(tmp_path / "paste" / pasted["image"]))
+        plain = np.asarray(Image.open(tmp_path / "stable_diffusion" / text["image"]))
+        alpha = torch.from_numpy(canvas[..., 3].copy() / 255)
+        own, rest = eroded_mask(alpha[None, None], 2)[0, 0].numpy(), canvas[..., 3] == 0
+        assert (image[own] == canvas[own][:, :3]).all()
+        assert (image[rest] == plain[rest]).all()
+        assert own.sum() > 100
+    runs = read_runs(built, [(None, tmp_path / name) for name in made])
+    score(built, runs, tmp_path / "scores", MetricsConfig(), device="cpu")
+    record = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    for name in made:
+        assert record["methods"][name]["figures"]["psnr_in_mask"]["scenes"] == 3
