@@ -18,7 +18,9 @@ from anyscene.files import replace_file, sha256_of, write_json
 from anyscene.preemption import note_progress
 from anyscene.sharded_checkpoint import join_shares, share_name, wait_for_shares
 
-PATTERN = "step-*.ckpt"
+PATTERN = "step-" + "[0-9]" * 8 + ".ckpt"
+ASIDE = "damaged-"
+"""Before the name of what was passed over and may be good: a checkpoint no more."""
 SHARE_SECONDS = 300
 """How long the first rank waits for the others' shares of a checkpoint."""
 
@@ -147,6 +149,35 @@ def remove_checkpoint(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a checkpoint that looks damaged under a name that is none; only the newest such one.
+
+    Says what it does, and how to have the checkpoint back.
+    """
+    names = [kept.name.removeprefix(ASIDE) for kept in path.parent.glob(ASIDE + PATTERN)]
+    if any(name > path.name for name in names):
+        print(f"WARNING: {path} looks damaged, and is removed", file=sys.stderr)
+        remove_checkpoint(path)
+        return
+    for name in names:
+        remove_checkpoint(path.with_name(ASIDE + name))
+    kept = path.with_name(ASIDE + path.name)
+    path.rename(kept)  # before its record: one that was never finished may be removed
+    record = path.with_suffix(".json")
+    if record.is_file():
+        record.rename(kept.with_suffix(".json"))
+    print(
+        f"WARNING: {path} looks damaged, and is {kept.name} from now on, until a newer one does; "
+        "should it be good, give it and its .json the old names again",
+        file=sys.stderr,
+    )
+
+
+def is_finished(path: Path) -> bool:
+    """Whether there is a record, which comes last."""
+    return path.with_suffix(".json").is_file()
 
 
 def check_checkpoint(path: Path) -> None:

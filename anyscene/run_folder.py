@@ -14,8 +14,10 @@ from anyscene import __version__
 from anyscene.checkpoint import (
     check_checkpoint,
     checkpoints,
+    is_finished,
     last_good_checkpoint,
     remove_checkpoint,
+    set_aside,
     step_of,
 )
 from anyscene.config import Config
@@ -58,7 +60,8 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
     if resume == "auto":
         return last_good_checkpoint(run / "checkpoints")
     if resume == "never":
-        if is_first_process() and (run / "run.json").exists():  # others may see what it writes
+        held = (run / "run.json").exists() or checkpoints(run / "checkpoints")
+        if is_first_process() and held:  # others may see what it writes
             raise ConfigError(
                 f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
                 "it, or another name"
@@ -132,13 +135,23 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(run: Path, start_step: int) -> None:
-    """What a killed start was writing, so that starts do not fill the disk; and the damaged or
-    unfinished checkpoints that were passed over, for the run is to write them anew."""
+    """What a killed start was writing, so that starts do not fill the disk.
+
+    The checkpoints that were passed over go out of the way, for the run writes them anew: shares
+    that never became a checkpoint are removed. All others may be good, for a single bad read or a
+    record that a network file system does not show yet looks like damage: the newest is kept under
+    another name.
+    """
     for part in [part for folder in (run, run / "checkpoints") for part in folder.glob(".*.part")]:
-        part.unlink()
+        if part.is_file():  # a killed export's is a folder
+            part.unlink(missing_ok=True)
     for path in checkpoints(run / "checkpoints"):
-        if path.stem > f"step-{start_step:08d}":
+        if path.stem <= f"step-{start_step:08d}":
+            continue
+        if path.is_dir() and not is_finished(path):
             remove_checkpoint(path)
+        else:
+            set_aside(path)
 
 
 def package_versions() -> dict[str, str]:

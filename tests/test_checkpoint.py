@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -22,7 +23,9 @@ from anyscene.checkpoint import (
     step_of,
     write_checkpoint,
 )
-from anyscene.errors import DamageError, InputError
+from anyscene.config import Config
+from anyscene.errors import ConfigError, DamageError, InputError
+from anyscene.run_folder import find_checkpoint, remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
@@ -85,6 +88,52 @@ def test_a_damaged_newest_one_falls_back_loudly(name, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert errors.startswith(f"WARNING: {newest}")
     assert errors.endswith("falling back to the checkpoint before\n")
+
+
+def test_what_was_passed_over_is_kept_but_once(tmp_path, capsys):
+    """A file whose record is not to be seen may be whole; that the disk fills is no better."""
+    folder = tmp_path / "checkpoints"
+    good, *passed_over = (save(folder, step) for step in (1, 2, 3))
+    passed_over[1].with_suffix(".json").unlink()
+    content = passed_over[1].read_bytes()
+    remove_leftovers(tmp_path, 1)
+    kept = folder / "damaged-step-00000003.ckpt"
+    assert sorted(folder.iterdir()) == [kept, good, good.with_suffix(".json")]
+    assert kept.read_bytes() == content
+    assert checkpoints(folder) == [good]
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith(f"WARNING: {passed_over[1]} looks damaged, and is {kept.name} from")
+    assert errors[1] == f"WARNING: {passed_over[0]} looks damaged, and is removed"
+    newer = save(folder, 4)
+    remove_leftovers(tmp_path, 1)
+    kept = folder / f"damaged-{newer.name}"
+    assert sorted(folder.iterdir()) == [
+        kept,
+        kept.with_suffix(".json"),
+        good,
+        good.with_suffix(".json"),
+    ]
+    check_checkpoint(kept)
+
+
+def test_files_of_other_names_are_no_checkpoints(tmp_path):
+    folder = tmp_path / "checkpoints"
+    good = save(folder, 100)
+    others = [folder / f"step-{name}.ckpt" for name in ("00000100-one", "00000100.best", "last")]
+    for path in others:
+        path.touch()
+    assert checkpoints(folder) == [good]
+    remove_leftovers(tmp_path, 100)
+    assert all(path.is_file() for path in others)
+
+
+def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
+    config = Config(name="x")
+    config = replace(config, train=replace(config.train, resume="never"))
+    assert find_checkpoint(config, tmp_path) is None
+    save(tmp_path / "checkpoints", 1)
+    with pytest.raises(ConfigError, match=r"train\.resume=never, but .* holds a run"):
+        find_checkpoint(config, tmp_path)
 
 
 def test_nothing_to_go_on_from(tmp_path):

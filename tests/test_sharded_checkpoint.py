@@ -87,16 +87,32 @@ def test_a_rank_that_does_not_write_leaves_the_one_before(tmp_path, monkeypatch,
 
 
 def test_starts_do_not_fill_the_disk(tmp_path):
-    """What was not finished or is damaged goes, for the run writes it anew, perhaps with other
-    ranks; and what a killed process was writing."""
+    """Shares that never became a checkpoint go, for the run writes it anew, perhaps with other
+    ranks; and what a killed process was writing. Another's folder stays."""
     folder = tmp_path / "checkpoints"
     good = save(folder, 1, ios())
-    write_checkpoint({"global_step": 2}, folder / "step-00000002.ckpt")
     unfinished = folder / "step-00000003.ckpt"
     write_checkpoint({"global_step": 3}, unfinished / "rank-00001-of-00003.ckpt")
     for part in (folder / ".step-00000004.ckpt.12.part", tmp_path / ".run.json.12.part"):
         part.touch()
+    export = tmp_path / ".export.12.part"
+    export.mkdir()
     remove_leftovers(tmp_path, 1)
     assert sorted(folder.iterdir()) == [good, good.with_suffix(".json")]
-    assert list(tmp_path.iterdir()) == [folder]
+    assert sorted(tmp_path.iterdir()) == [export, folder]
     check_checkpoint(good)
+
+
+def test_shares_that_look_damaged_are_kept_under_another_name(tmp_path):
+    folder = tmp_path / "checkpoints"
+    passed_over = save(folder, 2, ios())
+    for _ in range(2):  # a start that is killed before it saves
+        remove_leftovers(tmp_path, 1)
+        kept = folder / "damaged-step-00000002.ckpt"
+        assert sorted(folder.iterdir()) == [kept, kept.with_suffix(".json")]
+    check_checkpoint(kept)
+    again = save(folder, 2, ios())
+    assert again == passed_over
+    assert last_good_checkpoint(folder) == again
+    remove_leftovers(tmp_path, 1)  # the same step once more
+    assert sorted(folder.iterdir()) == [kept, kept.with_suffix(".json")]
