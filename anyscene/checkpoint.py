@@ -256,7 +256,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint; says loudly which ones it passes over. None without any.
+    """The newest undamaged checkpoint; says loudly which ones it passes over. None without any, and
+    where the first one was never finished.
 
     Raises:
         InputError: there are checkpoints, and all are damaged.
@@ -269,9 +270,14 @@ def last_good_checkpoint(folder: Path) -> Path | None:
             print(f"WARNING: {error}; falling back to the checkpoint before", file=sys.stderr)
             continue
         return path
-    if found:
+    lost = sum(path.is_file() for path in found) > 1  # records, for a kill costs no more than one
+    if lost or any(is_finished(path) for path in found):
         raise InputError(
             f"all {len(found)} checkpoints in {folder} are damaged; restore one from a backup, "
             "or move the folder away to start anew"
         )
     return None
+    if found:
+        print(
+            f"WARNING: no checkpoint in {folder} was ever finished: starting anew", file=sys.stderr
+        )

@@ -138,10 +138,26 @@ def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
 
 def test_nothing_to_go_on_from(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
-    for step in (1, 2):
-        truncate(save(tmp_path, step))
+    first = save(tmp_path, 1)
+    truncate(first)
+    with pytest.raises(InputError, match=r"all 1 checkpoints in .* are damaged; restore one"):
+        last_good_checkpoint(tmp_path)
+    second = save(tmp_path, 2)
+    for path in (first, second):  # records that were lost
+        path.with_suffix(".json").unlink()
     with pytest.raises(InputError, match=r"all 2 checkpoints in .* are damaged; restore one"):
         last_good_checkpoint(tmp_path)
+
+
+def test_a_kill_while_the_first_is_written_does_not_end_the_run(tmp_path, capsys):
+    """The file is there before its checksum is known; shares are there one after another."""
+    save(tmp_path / "file", 1).with_suffix(".json").unlink()
+    share = tmp_path / "shares" / "step-00000001.ckpt" / "rank-00000-of-00002.ckpt"
+    write_checkpoint({"global_step": 1}, share)
+    for name in ("file", "shares"):
+        assert last_good_checkpoint(tmp_path / name) is None
+        told = f"WARNING: no checkpoint in {tmp_path / name} was ever finished: starting anew\n"
+        assert capsys.readouterr().err.endswith(told)
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path):
