@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -65,13 +66,39 @@ class AtomicCheckpointIO(CheckpointIO):
                 "checkpoint before is kept",
                 file=sys.stderr,
             )
+            with suppress(OSError):  # the next checkpoint takes away what stays
+                self._remove_unfinished(path, waited=isinstance(error, DamageError))
             return
         self.failure = None
         if self.share is not None and self.share[0] > 0:
             return
         note_progress()
-        for old in [saved for saved in checkpoints(path.parent) if saved <= path][self.keep :]:
-            self.remove_checkpoint(old)
+        self._remove_old(path)
+
+    def _remove_unfinished(self, path: Path, *, waited: bool) -> None:
+        """Make room again: each rank removes its share, and the first one the folder, once the
+        others have written theirs or have had the time for it."""
+        if self.share is None:
+            if not is_finished(path):
+                path.unlink(missing_ok=True)
+            return
+        rank, ranks = self.share
+        remove_checkpoint(path / share_name(rank, ranks))
+        if rank > 0:
+            return
+        if not waited:
+            with suppress(DamageError):
+                wait_for_shares(path, range(1, ranks), ranks, SHARE_SECONDS)
+        remove_checkpoint(path)
+
+    def _remove_old(self, newest: Path) -> None:
+        """All but the newest `keep` finished ones; and shares of earlier ones that came too late:
+        no rank writes these any more, for all have written the newest."""
+        found = [saved for saved in checkpoints(newest.parent) if saved <= newest]
+        finished = [path for path in found if is_finished(path)]
+        late = [path for path in found if path.is_dir() and path not in finished]
+        for old in [*finished[self.keep :], *late]:
+            remove_checkpoint(old)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is on the disk. Raises `DamageError` if it is not."""
@@ -127,7 +154,7 @@ def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int)
     write_checkpoint(checkpoint, folder / share_name(rank, ranks))
     if rank > 0:
         return
-    shares = wait_for_shares(folder, ranks, SHARE_SECONDS)
+    shares = wait_for_shares(folder, range(ranks), ranks, SHARE_SECONDS)
     record = {
         "step": checkpoint["global_step"],
         "bytes": sum(share["bytes"] for share in shares),
@@ -276,8 +303,8 @@ def last_good_checkpoint(folder: Path) -> Path | None:
             f"all {len(found)} checkpoints in {folder} are damaged; restore one from a backup, "
             "or move the folder away to start anew"
         )
-    return None
     if found:
         print(
             f"WARNING: no checkpoint in {folder} was ever finished: starting anew", file=sys.stderr
         )
+    return None

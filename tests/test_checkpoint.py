@@ -243,6 +243,10 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch, capsy
             io.finish()
     warning = capsys.readouterr().err
     assert warning.startswith(f"WARNING: {second} could not be written")
+    with monkeypatch.context() as patch:  # for the record alone there is no room
+        patch.setattr("anyscene.checkpoint.write_json", fail_with_a_full_disk)
+        io.save_checkpoint({"global_step": 2}, second)
+        io.teardown()
     assert last_good_checkpoint(tmp_path) == first
     assert len(os.listdir(tmp_path)) == 2
     io.save_checkpoint({"global_step": 2}, second)

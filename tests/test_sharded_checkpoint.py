@@ -1,6 +1,8 @@
 """Checkpoints in shares: finished when all ranks have written, and then one like another."""
 
+import errno
 import json
+import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -51,6 +53,10 @@ def save(folder: Path, step: int, ranks: list[AtomicCheckpointIO]) -> Path:
     return path
 
 
+def fail_with_a_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_shares_are_read_as_one(tmp_path):
     path = save(tmp_path, 7, ios())
     check_checkpoint(path)
@@ -82,8 +88,37 @@ def test_a_rank_that_does_not_write_leaves_the_one_before(tmp_path, monkeypatch,
     with pytest.raises(DamageError, match=r"rank 1, 2 did not write a share"):
         save(tmp_path, 2, ranks[:1])
     assert capsys.readouterr().err.startswith(f"WARNING: {tmp_path / 'step-00000002.ckpt'} could")
+    assert sorted(tmp_path.iterdir()) == [first, first.with_suffix(".json")]
     assert last_good_checkpoint(tmp_path) == first
-    assert "it was never finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failing", [(0,), (1,), (0, 1, 2)])
+def test_a_full_disk_leaves_no_shares(failing, tmp_path, monkeypatch):
+    """Neither of the ranks that could write nor of those that could not."""
+    first, path = save(tmp_path, 1, ios()), tmp_path / "step-00000002.ckpt"
+    monkeypatch.setattr("anyscene.checkpoint.SHARE_SECONDS", 0.1)
+    ranks = ios()
+    for rank in (2, 1, 0):
+        with monkeypatch.context() as patch:
+            if rank in failing:
+                patch.setattr("anyscene.checkpoint.torch.save", fail_with_a_full_disk)
+            ranks[rank].save_checkpoint(own(rank, 2), path)
+            ranks[rank].teardown()
+    assert sorted(tmp_path.iterdir()) == [first, first.with_suffix(".json")]
+    for rank in set(failing) | {0}:  # which tells the run
+        with pytest.raises(DamageError, match="the last checkpoint could not be written"):
+            ranks[rank].finish()
+
+
+def test_unfinished_shares_do_not_push_out_good_ones(tmp_path):
+    """A share that came after the first rank had given up goes with the next checkpoint."""
+    ranks = ios(keep=2)
+    first = save(tmp_path, 1, ranks)
+    late = tmp_path / "step-00000002.ckpt"
+    write_checkpoint({"global_step": 2}, late / "rank-00001-of-00003.ckpt")
+    last = save(tmp_path, 3, ranks)
+    good = [path for step in (first, last) for path in (step, step.with_suffix(".json"))]
+    assert sorted(tmp_path.iterdir()) == good
 
 
 def test_starts_do_not_fill_the_disk(tmp_path):
