@@ -263,13 +263,13 @@ class SceneModule(LightningModule):
         """The live modules as a sampler; with the moving average where there is one."""
         trained = self.averaged if averaged and self.averaged is not None else self.trained
         parts = self.base.components()
-        if isinstance(trained, Base):
-            parts = trained.components()
-        elif self.injection is None:
-            parts["unet"] = trained
-        else:
-            parts["controlnet"] = trained
+        if self.injection is not None:
+            parts["controlnet"] = self.injection
             parts["empty_hint"] = self.config.train.foreground_dropout > 0
+        if isinstance(trained, Base):
+            parts |= trained.components()
+        else:
+            parts["controlnet" if self.trained is self.injection else "unet"] = trained
         pipeline = AnyScenePipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
