@@ -269,10 +269,14 @@ def convert_checkpoint(folder: Path, out: Path) -> None:
         raise InputError(f"{folder} is one file already")
     if not folder.is_dir():
         raise InputError(f"no checkpoint {folder}")
+    if not is_finished(folder):
+        record = folder.with_suffix(".json")
+        raise InputError(f"{folder} is no checkpoint in shares: there is no record {record}")
     if out.suffix != ".ckpt":
         raise InputError(f"--out {out} must end in .ckpt: its record is beside it as .json")
-    if out.exists():
-        raise InputError(f"--out {out} is there already: give another name")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise InputError(f"--out {out}: {path} is there already; give another name")
     check_checkpoint(folder)
     write_checkpoint(read_checkpoint(folder), out)
 

@@ -12,12 +12,13 @@ import torch
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
     check_checkpoint,
+    convert_checkpoint,
     last_good_checkpoint,
     read_checkpoint,
     read_first_share,
     write_checkpoint,
 )
-from anyscene.errors import DamageError
+from anyscene.errors import DamageError, InputError
 from anyscene.run_folder import remove_leftovers
 
 WHOLE = torch.arange(15.0).reshape(5, 3)
@@ -71,6 +72,18 @@ def test_shares_are_read_as_one(tmp_path):
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["step"] == 7
     assert record["bytes"] == sum(share.stat().st_size for share in path.glob("*.ckpt"))
+
+
+def test_conversion_overwrites_nothing_and_takes_checkpoints_alone(tmp_path):
+    folder, taken = save(tmp_path / "checkpoints", 1, ios()), tmp_path / "run.json"
+    taken.write_text("{}")
+    with pytest.raises(InputError, match=r"run\.json is there already"):
+        convert_checkpoint(folder, taken.with_suffix(".ckpt"))
+    assert taken.read_text() == "{}"
+    with pytest.raises(InputError, match=r"checkpoints is no checkpoint in shares"):
+        convert_checkpoint(folder.parent, tmp_path / "one.ckpt")
+    convert_checkpoint(folder, tmp_path / "one.ckpt")
+    check_checkpoint(tmp_path / "one.ckpt")
 
 
 def test_the_newest_stay_whichever_rank_is_last(tmp_path):
