@@ -158,10 +158,16 @@ def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int)
     record = {
         "step": checkpoint["global_step"],
         "bytes": sum(share["bytes"] for share in shares),
-        "sha256": hashlib.sha256("".join(s["sha256"] for s in shares).encode()).hexdigest(),
+        "sha256": sha256_of_shares([folder / share["name"] for share in shares]),
         "shares": [share["name"] for share in shares],
     }
     write_json(folder.with_suffix(".json"), record)
+
+
+def sha256_of_shares(shares: list[Path]) -> str:
+    """Checksum of the checksums in the shares' records, in the order of ranks."""
+    digests = [json.loads(share.with_suffix(".json").read_text())["sha256"] for share in shares]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -215,8 +221,11 @@ def check_checkpoint(path: Path) -> None:
         raise DamageError(f"{path} has no {record.name}: it was never finished")
     stated = json.loads(record.read_text())
     if "shares" in stated:
-        for name in stated["shares"]:
-            check_checkpoint(path / name)
+        shares = [path / name for name in stated["shares"]]
+        for share in shares:
+            check_checkpoint(share)
+        if sha256_of_shares(shares) != stated["sha256"]:
+            raise DamageError(f"{path} has other shares than its record {record.name} is of")
         return
     if not path.is_file():
         raise DamageError(f"{path} is missing beside its record {record.name}")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def test_conversion_overwrites_nothing_and_takes_checkpoints_alone(tmp_path):
         convert_checkpoint(folder.parent, tmp_path / "one.ckpt")
     convert_checkpoint(folder, tmp_path / "one.ckpt")
     check_checkpoint(tmp_path / "one.ckpt")
+
+
+def test_a_share_of_another_checkpoint_is_found(tmp_path):
+    """It is whole, and its own record says so."""
+    ranks = ios()
+    one, other = (save(tmp_path, step, ranks) for step in (1, 2))
+    for path in sorted(one.glob("rank-00001*")):
+        shutil.copy(path, other / path.name)
+    with pytest.raises(DamageError, match=r"has other shares than its record step-00000002\.json"):
+        check_checkpoint(other)
 
 
 def test_the_newest_stay_whichever_rank_is_last(tmp_path):
