@@ -1,6 +1,5 @@
 """Atomic, checksummed files: a reader sees a whole file or none."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -17,11 +16,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file, sha256_of, write_json
 from anyscene.preemption import note_progress
-from anyscene.sharded_checkpoint import join_shares, share_name, wait_for_shares
+from anyscene.sharded_checkpoint import join_shares, sha256_of_shares, share_name, wait_for_shares
 
 PATTERN = "step-" + "[0-9]" * 8 + ".ckpt"
-ASIDE = "damaged-"
-"""Before the name of what was passed over and may be good: a checkpoint no more."""
 SHARE_SECONDS = 300
 """How long the first rank waits for the others' shares of a checkpoint."""
 
@@ -164,12 +161,6 @@ def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int)
     write_json(folder.with_suffix(".json"), record)
 
 
-def sha256_of_shares(shares: list[Path]) -> str:
-    """Checksum of the checksums in the shares' records, in the order of ranks."""
-    digests = [json.loads(share.with_suffix(".json").read_text())["sha256"] for share in shares]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # of a path, torch tells a full disk as an internal error
         torch.save(checkpoint, file)
@@ -182,30 +173,6 @@ def remove_checkpoint(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def set_aside(path: Path) -> None:
-    """Keep a checkpoint that looks damaged under a name that is none; only the newest such one.
-
-    Says what it does, and how to have the checkpoint back.
-    """
-    names = [kept.name.removeprefix(ASIDE) for kept in path.parent.glob(ASIDE + PATTERN)]
-    if any(name > path.name for name in names):
-        print(f"WARNING: {path} looks damaged, and is removed", file=sys.stderr)
-        remove_checkpoint(path)
-        return
-    for name in names:
-        remove_checkpoint(path.with_name(ASIDE + name))
-    kept = path.with_name(ASIDE + path.name)
-    path.rename(kept)  # before its record: one that was never finished may be removed
-    record = path.with_suffix(".json")
-    if record.is_file():
-        record.rename(kept.with_suffix(".json"))
-    print(
-        f"WARNING: {path} looks damaged, and is {kept.name} from now on, until a newer one does; "
-        "should it be good, give it and its .json the old names again",
-        file=sys.stderr,
-    )
 
 
 def is_finished(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import distributed
 
 from anyscene import __version__
 from anyscene.checkpoint import (
+    PATTERN,
     check_checkpoint,
     checkpoints,
     is_finished,
     last_good_checkpoint,
     remove_checkpoint,
-    set_aside,
     step_of,
 )
 from anyscene.config import Config
@@ -27,6 +28,8 @@ from anyscene.files import write_json
 from anyscene.ranks import is_first_process, node_name
 
 IDENTITY = ("run_id", "wandb_id")
+ASIDE = "damaged-"
+"""Before the name of what was passed over and may be good: a checkpoint no more."""
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
@@ -152,6 +155,30 @@ def remove_leftovers(run: Path, start_step: int) -> None:
             remove_checkpoint(path)
         else:
             set_aside(path)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a checkpoint that looks damaged under a name that is none; only the newest such one.
+
+    Says what it does, and how to have the checkpoint back.
+    """
+    names = [kept.name.removeprefix(ASIDE) for kept in path.parent.glob(ASIDE + PATTERN)]
+    if any(name > path.name for name in names):
+        print(f"WARNING: {path} looks damaged, and is removed", file=sys.stderr)
+        remove_checkpoint(path)
+        return
+    for name in names:
+        remove_checkpoint(path.with_name(ASIDE + name))
+    kept = path.with_name(ASIDE + path.name)
+    path.rename(kept)  # before its record: one that was never finished may be removed
+    record = path.with_suffix(".json")
+    if record.is_file():
+        record.rename(kept.with_suffix(".json"))
+    print(
+        f"WARNING: {path} looks damaged, and is {kept.name} from now on, until a newer one does; "
+        "should it be good, give it and its .json the old names again",
+        file=sys.stderr,
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ which a tensor that the ranks share is `{"shape": of the whole, "share": rows of
 record beside the folder lists the files and comes last, as that of a single file.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -80,3 +81,9 @@ def wait_for_shares(
             raise DamageError(f"rank {told} did not write a share within {seconds:.0f} s")
         time.sleep(POLL_SECONDS)
     return [{"name": names[rank], **json.loads(records[rank].read_text())} for rank in records]
+
+
+def sha256_of_shares(shares: list[Path]) -> str:
+    """Checksum of the checksums in the shares' records, in the order of ranks."""
+    digests = [json.loads(share.with_suffix(".json").read_text())["sha256"] for share in shares]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
