@@ -38,7 +38,8 @@ from anyscene.config import BaseConfig, Config, DataConfig, LogConfig, Logger, T
 from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.module import SceneModule
 from anyscene.quiet import quiet_libraries
-from anyscene.train import build_ddp, build_trainer, rank_timeout
+from anyscene.strategies import build_ddp
+from anyscene.train import build_trainer, rank_timeout
 
 Clocks = tuple[float, float]
 """Seconds of wall-clock and of CPU time."""
@@ -79,8 +80,8 @@ class NullModule(SceneModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         return batch
 
-    def fixed_values(self) -> dict[str, Any]:
-        return {}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """There is no data whose identity it could hold."""
 
 
 class Batches(IterableDataset):

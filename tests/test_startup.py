@@ -103,6 +103,8 @@ def test_shards_that_are_lost_or_cut(config, run, demo_shards, tmp_path):
     first.unlink()
     (problem,) = check_folders(config, run)
     assert problem == f"{first} cannot be read (No such file or directory)"
+    other = replace(config.data, train=str(demo_shards / "train"), mix={str(shards): 0.5})
+    assert check_folders(replace(config, data=other), run) == [problem]
 
 
 def ranks_of(config, run, change) -> tuple[list[BaseException | None], distributed.HashStore]:

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_config
 from training import refused
 
-from anyscene.cli import main
+from anyscene.cli import build_parser, main
 from anyscene.cluster import submit
 from anyscene.config_io import load_config
 
@@ -120,9 +120,14 @@ def test_a_preparation_as_an_array(config_file, capsys):
 
 
 def test_a_benchmark_as_an_array(config_file, capsys):
-    script = script_of(capsys, str(config_file), "--benchmark", "generate m --scenes s.jsonl")
+    words = "bench --method paste --model m --out runs/paste"
+    script = script_of(capsys, str(config_file), "--benchmark", words)
     assert options_of(script)["gpus-per-node"] == "1"
-    assert "anyscene.cli generate m --scenes s.jsonl --shard-index" in script
+    command = re.search(r"anyscene\.cli (benchmark run .*)", script)
+    assert command
+    arguments = command[1].replace("$SLURM_ARRAY_TASK_ID", "0").split()
+    options = build_parser().parse_args(arguments)  # what the elements call is there
+    assert (options.method, options.shard_index, options.num_shards) == ("paste", 0, 1)
 
 
 def test_a_container_and_its_python(config_file, capsys):

@@ -26,6 +26,8 @@ from anyscene.metrics.judge import Judge
 from anyscene.metrics.make_reference import make_references
 from anyscene.metrics.metric_set import MetricSet
 from anyscene.metrics.networks import Missing, Networks
+from anyscene.metrics.photo import PhotoMetrics
+from anyscene.metrics.segmenter import Segmenter
 from anyscene.metrics.suite import SceneMetrics
 
 BATCH = 16
@@ -41,8 +43,12 @@ JUDGED = {
     "place_accuracy": MetricInfo("Place as in the prompt", Better.higher),
     "light_accuracy": MetricInfo("Light as in the prompt", Better.higher),
 }
-"""A judge's metrics of procedural scenes, of a method's final images. Not its seam: that has no
-better end without the same scene before blending, and is lowest where no element is."""
+"""Metrics of a method's final images: a judge's of procedural scenes, and as many of them as a SAM
+finds in photos. Not the seam: that has no better end without the same scene before blending, and is
+lowest where no element is."""
+
+JUDGE_ALONE = ("shadow_correlation", "place_accuracy", "light_accuracy")
+"""Of these a SAM knows nothing."""
 
 INFO = JUDGED | LIKENESS | CATALOGUE
 KERNEL = ("kid", "cmmd")
@@ -66,12 +72,19 @@ class Meter:
 
     benchmark: Benchmark
     metrics: MetricSet
-    judge: SceneMetrics | None
+    judge: SceneMetrics | PhotoMetrics
     likeness: Likeness | None  # of subject sets
     device: str
 
     @classmethod
-    def build(cls, benchmark: Benchmark, config: MetricsConfig, work: Path, device: str) -> "Meter":
+    def build(
+        cls,
+        benchmark: Benchmark,
+        config: MetricsConfig,
+        work: Path,
+        device: str,
+        sam: str | None = None,
+    ) -> "Meter":
         """From a configuration; the reference statistics of the real images go to `work`.
 
         Raises:
@@ -80,9 +93,10 @@ class Meter:
         if config.reference is None:
             made = write_reference(benchmark, config, work, device)
             config = replace(config, reference=str(work) if made else None)
-        judge = None
         if config.judge is not None:
             judge = SceneMetrics(Judge.from_pretrained(config.judge)).to(device)
+        else:
+            judge = PhotoMetrics(None if sam is None else load_segmenter(sam, device))
         likeness = Likeness(benchmark, config, device) if benchmark.subjects else None
         return cls(benchmark, build_metric_set(config, device), judge, likeness, device)
 
@@ -96,9 +110,10 @@ class Meter:
 
     def measure_real(self) -> Figures | None:
         """The judge's figures of the real scenes themselves: what perfect images would get. None
-        without a judge, or where a scene has no real image."""
+        without a judge or SAM, or where a scene has no real image."""
         scenes = self.benchmark.scenes
-        if self.judge is None or any(scene["real"] is None for scene in scenes):
+        blind = isinstance(self.judge, PhotoMetrics) and self.judge.segmenter is None
+        if blind or any(scene["real"] is None for scene in scenes):
             return None
         figures = Figures()
         self.judge.reset()
@@ -117,8 +132,7 @@ class Meter:
     ) -> None:
         """Add one generation seed's images of all scenes."""
         self.metrics.reset()
-        if self.judge is not None:
-            self.judge.reset()
+        self.judge.reset()
         if self.likeness is not None:
             self.likeness.reset()
         parts = _parts([(line["height"], line["width"], line["canvas"] is None) for line in lines])
@@ -169,7 +183,7 @@ class Meter:
         self.metrics.update(batch)
         if self.likeness is not None:
             self.likeness.update(numbers, image)
-        if self.judge is not None and canvas is not None:
+        if canvas is not None:
             alpha = canvas[:, 3:].float() / 255
             self._judge(image.float() / 255, canvas[:, :3].float() / 255, alpha, scenes)
 
@@ -177,7 +191,6 @@ class Meter:
         self, image: Tensor, own: Tensor, alpha: Tensor, scenes: Sequence[BenchmarkScene]
     ) -> None:
         """Only the judge's own figures count; what stands for the real scene is not looked at."""
-        assert self.judge is not None
         shown = image.to(self.device)
         truths = [scene["truth"] for scene in scenes]
         self.judge.update(shown, shown, own.to(self.device), alpha.to(self.device), truths)
@@ -185,14 +198,18 @@ class Meter:
     def _keep_judged(self, figures: Figures, parts: Sequence[Sequence[int]]) -> None:
         """Add the judge's columns, in the scenes' order; it has them in that of the batches."""
         whole = all(scene["canvas"] is not None for scene in self.benchmark.scenes)
-        if self.judge is None or not whole:
-            reason = "scenes have no foreground" if self.judge else "metrics.judge is not given"
-            figures.missing |= dict.fromkeys(JUDGED, reason)
+        if not whole:
+            figures.missing |= dict.fromkeys(JUDGED, "scenes have no foreground")
             return
         columns = self.judge.per_image()
         place = np.argsort([number for part in parts for number in part])
         for metric in JUDGED:
-            if all(math.isnan(value) for value in columns[metric]):
+            if metric not in columns:
+                alone = metric in JUDGE_ALONE
+                figures.missing[metric] = (
+                    "metrics.judge is not given" if alone else "neither metrics.judge nor --sam"
+                )
+            elif all(math.isnan(value) for value in columns[metric]):
                 figures.missing[metric] = "no scene's truth is known"
             else:
                 _add_column(figures, metric, np.asarray(columns[metric])[place])
@@ -202,6 +219,13 @@ class Meter:
 
     def _mask(self, scene: BenchmarkScene) -> Path:
         return self.benchmark.folder / str(scene["mask"])
+
+
+def load_segmenter(path: str, device: str) -> Segmenter:
+    """The SAM of a folder or hub id on a device."""
+    from anyscene.metrics.sam import SamSegmenter  # slow to import
+
+    return SamSegmenter.from_pretrained(path).to(device)
 
 
 def _add_column(figures: Figures, metric: str, column: Any) -> None:

@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from anyscene.benchmark.measure import INFO, JUDGED
+from anyscene.benchmark.measure import INFO
 from anyscene.benchmark.pictures import method_grid, ranked_scenes
 from anyscene.benchmark.plots import bars, by_category
 from anyscene.benchmark.prompts import DEMO_SOURCE
@@ -255,8 +255,8 @@ def basis(record: dict[str, Any]) -> list[tuple[str, str]]:
     for metric, values in details.items():
         made = ", ".join(f"{key} {value}" for key, value in values.items())
         rows.append((INFO[metric].title, made))
-    if any(name in JUDGED for own in record["methods"].values() for name in own["figures"]):
-        rows.append(("judge", "the demo's own segmenter and classifier, of the final images"))
+    if record["found_by"] is not None:
+        rows.append(("judge", f"{record['found_by']}, of the final images"))
     return rows
 
 

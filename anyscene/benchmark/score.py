@@ -37,6 +37,7 @@ def score(
     *,
     device: str = "auto",
     least: int = 5,
+    sam: str | None = None,
 ) -> dict[str, Any]:
     """Write `scores.json` and `per_image.csv` into the folder `out`, and return the former.
 
@@ -47,15 +48,18 @@ def score(
         config: weights of the metrics; what is not given is "not computed", with the reason.
         device: auto, cpu or cuda.
         least: scenes that a category needs for figures of its own.
+        sam: folder or hub id of a SAM that finds the elements in photos, where no judge does.
 
     Raises:
         InputError: weights that cannot be used, or no such device.
     """
+    if sam is not None and config.judge is not None:
+        raise InputError(f"--sam {sam} and metrics.judge={config.judge} find the same: give one")
     if least < 2:
         raise InputError(f"--least {least} must be at least 2")
     device = choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
-    meter = Meter.build(benchmark, config, out / "reference", device)
+    meter = Meter.build(benchmark, config, out / "reference", device, sam)
     measured = {run.name: meter.measure(run) for run in runs}
     real = meter.measure_real()
     record = {
@@ -70,12 +74,20 @@ def score(
         "real": None if real is None else _estimates(real),
         "groups": _grouped(benchmark, runs, measured, least),
         "comparisons": comparisons(runs, measured),
+        "found_by": found_by(config, sam),
         "not_computed": _not_computed(measured),
     }
     write_json(out / SCORES_NAME, record)
     text = per_image_table(benchmark, runs, measured)
     replace_file(out / TABLE_NAME, lambda part: part.write_text(text, encoding="utf-8"))
     return record
+
+
+def found_by(config: MetricsConfig, sam: str | None) -> str | None:
+    """What finds the elements in an image."""
+    if config.judge is not None:
+        return f"the segmenter and classifier of {config.judge}"
+    return None if sam is None else f"the SAM of {sam}, by points in each element"
 
 
 def columns_of(figures: Figures) -> dict[str, Column]:

@@ -106,7 +106,7 @@ def check_folders(config: Config, run: Path) -> list[str]:
         probe.unlink()
     except OSError as error:
         problems.append(f"the run folder {run} cannot be written ({error.strerror})")
-    for folder in filter(None, (config.data.train, config.data.val)):
+    for folder in filter(None, (config.data.train, *config.data.mix, config.data.val)):
         if "://" in folder or folder.startswith("pipe:"):
             continue  # fetched while training
         try:

@@ -84,6 +84,7 @@ def _add_score(steps: argparse._SubParsersAction) -> None:
         )
         step.add_argument("--out", type=Path, required=True, help="folder of scores and report")
         step.set_defaults(command=command)
+    score.add_argument("--sam", help="folder or hub id of a SAM that finds elements in photos")
     score.add_argument("--least", type=int, default=5, help="scenes that a category needs")
     score.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     score.add_argument(
@@ -208,7 +209,15 @@ def _score(options: argparse.Namespace) -> int:
     quiet_libraries()
     from anyscene.benchmark.score import SCORES_NAME, score
 
-    score(benchmark, runs, options.out, config, device=options.device, least=options.least)
+    score(
+        benchmark,
+        runs,
+        options.out,
+        config,
+        device=options.device,
+        least=options.least,
+        sam=options.sam,
+    )
     print(f"scores of {len(runs)} methods: {options.out / SCORES_NAME}")
     return 0
 

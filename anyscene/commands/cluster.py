@@ -26,7 +26,7 @@ def add_submit(commands: argparse._SubParsersAction) -> None:
     submit.add_argument("--seeds", default="", metavar="0-3", help="an array with a run a seed")
     kinds = submit.add_mutually_exclusive_group()
     kinds.add_argument("--prepare", metavar="WORDS", help="what follows `anyscene prepare`")
-    kinds.add_argument("--benchmark", metavar="WORDS", help="what follows `anyscene`")
+    kinds.add_argument("--benchmark", metavar="WORDS", help="what follows `... benchmark run`")
     submit.add_argument("--parts", type=int, default=1, help="elements of such an array")
     submit.add_argument("--dry-run", action="store_true", help="only print the job script")
     submit.set_defaults(command=_submit)
@@ -58,7 +58,8 @@ def _submit(options: argparse.Namespace) -> int:
         if options.prepare:
             name, words, gpus = "prepare", f"prepare {options.prepare}", 0
         else:
-            name, words, gpus = "benchmark", options.benchmark, min(1, submit.gpus_of(config))
+            words = f"benchmark run {options.benchmark}"
+            name, gpus = "benchmark", min(1, submit.gpus_of(config))
         job = submit.array_job(config, name, words, options.parts, gpus)
     else:
         config = load_config(options.config, overrides, fit_accumulation)

@@ -125,6 +125,8 @@ def test_set_metrics_compare_with_the_real_images_and_have_a_spread_over_seeds(
         assert (figure["interval"] is not None) == bootstrapped
     assert {"clip_score", "aesthetic_v1", "dino_i"} <= own["figures"].keys()
     assert record["not_computed"]["shadow_correlation"] == "metrics.judge is not given"
+    assert record["not_computed"]["growth"] == "neither metrics.judge nor --sam"
+    assert own["figures"]["colour_shift"]["value"] > 0
     for group in record["groups"].values():
         assert not {"fid", "kid", "cmmd"} & group["methods"]["anyscene"].keys()
 
