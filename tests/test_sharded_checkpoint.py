@@ -164,10 +164,9 @@ def test_starts_do_not_fill_the_disk(tmp_path):
 
 def test_shares_that_look_damaged_are_kept_under_another_name(tmp_path):
     folder = tmp_path / "checkpoints"
-    passed_over = save(folder, 2, ios())
+    passed_over, kept = save(folder, 2, ios()), folder / "damaged-step-00000002.ckpt"
     for _ in range(2):  # a start that is killed before it saves
         remove_leftovers(tmp_path, 1)
-        kept = folder / "damaged-step-00000002.ckpt"
         assert sorted(folder.iterdir()) == [kept, kept.with_suffix(".json")]
     check_checkpoint(kept)
     again = save(folder, 2, ios())
