@@ -114,6 +114,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         if record is None:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
+        known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
         if (folder / MODEL_INDEX).is_file():
             return super().from_pretrained(folder, **{**known, **options})
         pipeline = cls(**load_fim_folder(folder, record), **known)
