@@ -1,10 +1,13 @@
 """Atomic files and checksums: a reader sees a whole file or none. No torch here."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,27 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def keep_first(path: Path, content: bytes) -> None:
+    """Write a whole file, unless there is one: of two processes that make it the first one's stays.
+
+    On a file system without hard links the last one's does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,3 +67,17 @@ def _finite(value: Any) -> Any:
             return None
         case _:
             return value
+
+
+@contextmanager
+def sole_use(lock: Path) -> Iterator[None]:
+    """One process at a time, by a lock on a file; it goes with the process, however that ends."""
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{lock.parent}: another process works in it; waiting", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield

@@ -33,6 +33,7 @@ from own_process import ChildFailedError, in_own_process
 from plain_loop import device_rates, flop_per_image, measure_loop
 from random_base import describe, random_bases
 
+from anyscene.files import replace_file
 from data_prep.cache import Settings, prepare_cache
 
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask for a GPU is not to use it
@@ -118,7 +119,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, metavar="NAME")
-    parser.add_argument("--folder", type=Path, help="keep base and scenes there, or take them")
+    parser.add_argument(
+        "--folder", type=Path, help="keep base and scenes there, by family and size, or take them"
+    )
     parser.add_argument("--out", type=Path, help="JSON file")
     compare(parser.parse_args())
 
@@ -126,8 +129,10 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     """All rows, round by round."""
     size = options.size or FAMILIES[options.family]
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
+        folder = (options.folder or Path(temporary)) / f"{options.family}-{size}"
         place = options.family, draw_scenes(folder / "data", size), folder
         base, shards = in_own_process(encode_scenes, *place, limit=PREPARATION_LIMIT)
         rates = in_own_process(device_rates, limit=PREPARATION_LIMIT)
@@ -165,7 +170,8 @@ def measure(
     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     print(f"round {number + 1}, {name}: {shown}", flush=True)
     if options.out:
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1) + "\n"
+        replace_file(options.out, lambda part: part.write_text(text))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from anyscene.metrics.shadow import ShadowCorrelation
 from anyscene.metrics.truth import labels_of
 from data_prep.first_stage import (
     build_first_stage,
+    check_init,
     normalise_latents,
     reconstruction_psnr,
     train_first_stage,
@@ -100,8 +101,13 @@ def prepare_base(
         recipe: sizes and budgets.
         seed: of weights and order.
         device: where to train.
+
+    Raises:
+        InputError: shards, a device or an `init` that cannot be used, or `out` was begun otherwise.
     """
     choose_device(device)
+    if recipe.init is not None:
+        check_init(Path(recipe.init), recipe.latent_channels)
     train, val = read_scenes(shards / "train"), read_scenes(shards / "val", limit=256)
     work = out / "parts"
     work.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Train a small first stage (AutoencoderKL) for an embedded base."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
+from anyscene.errors import InputError
 from anyscene.files import replace_file
 
 KL_WEIGHT = 2e-5  # of the mean divergence a latent, against a mean squared error a pixel value
@@ -32,6 +34,19 @@ def build_first_stage(channels: tuple[int, ...], latent_channels: int) -> Autoen
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )
+
+
+def check_init(init: Path, latent_channels: int) -> None:
+    """Raises `InputError` where a base's first stage cannot be gone on from."""
+    path = init / "vae" / "config.json"
+    if not path.is_file():
+        raise InputError(f"--init {init} is no base's folder: it has no vae/config.json")
+    own = json.loads(path.read_text())["latent_channels"]
+    if own != latent_channels:
+        raise InputError(
+            f"--init {init} has latents of {own} channels, not {latent_channels}: give "
+            f"--latent-channels {own}"
+        )
 
 
 def train_first_stage(

@@ -58,6 +58,10 @@ class RejectedError(Exception):
     """An item gives no sample; the message is the reason."""
 
 
+class OtherShardsError(InputError):
+    """A folder holds shards that were made with other arguments."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What decides the bytes of a preparation, as the manifest has it."""
@@ -86,7 +90,8 @@ def check_run(split: str, **counts: int | None) -> None:
 def finished_manifest(out: Path, arguments: Arguments, part: Part = WHOLE) -> ShardManifest | None:
     """The manifest of a folder that was prepared with these arguments, None if there is work to do.
 
-    Raises `InputError` when the folder holds shards made otherwise, or shards that are not ours.
+    Raises `InputError` when the folder holds shards made otherwise (`OtherShardsError`), or shards
+    that are not ours.
     """
     part.check(out)
     folder = part.folder(out)
@@ -226,7 +231,7 @@ def _write(
 
 
 def _refuse_others(folder: Path, there: Mapping[str, Any], arguments: Arguments) -> None:
-    """Raises `InputError` where a folder was made with other arguments."""
+    """Raises `OtherShardsError` where a folder was made with other arguments."""
     old, new = _flat(there), _flat(arguments.as_json())
     differences = [
         f"{name} is {old.get(name)} there, {new.get(name)} asked for"
@@ -234,7 +239,7 @@ def _refuse_others(folder: Path, there: Mapping[str, Any], arguments: Arguments)
         if old.get(name) != new.get(name)
     ]
     if differences:
-        raise InputError(
+        raise OtherShardsError(
             f"{folder} holds shards made otherwise ({'; '.join(differences)}): "
             "choose another folder, or pass --overwrite"
         )

@@ -1,5 +1,6 @@
 """The benchmark of training steps, small: both sides run and its table adds up."""
 
+import json
 import os
 import sys
 import time
@@ -48,6 +49,36 @@ def test_the_benchmark_of_steps_measures_both_sides(
     *_, failed, last = benchmark.table(rows, flop, {"measured": 10 * flop}).splitlines()
     assert failed == "| ours, compile | failed | | | |"
     assert last == "| ours, eager | 3 | 30.0% | 1.0 | 1.50 |"
+
+
+def test_kept_bases_and_scenes_are_of_their_family_and_size(
+    benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folders = []
+
+    def encoded(_family: str, shards: Path, folder: Path) -> tuple[Path, Path]:
+        folders.append(folder)
+        return folder, shards
+
+    def here(function, *arguments, limit: float):  # noqa: ARG001
+        return function(*arguments)
+
+    monkeypatch.setattr(benchmark, "draw_scenes", lambda folder, _size: folder)
+    monkeypatch.setattr(benchmark, "encode_scenes", encoded)
+    monkeypatch.setattr(benchmark, "device_rates", lambda: {"measured": 1.0})
+    monkeypatch.setattr(benchmark, "one_row", lambda *_: {"images_per_second": 2.0})
+    monkeypatch.setattr(benchmark, "flop_per_image", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "in_own_process", here)
+    out = tmp_path / "new" / "steps.json"
+    for words in (["--family", "sd15"], ["--family", "sdxl"], ["--family", "sd15", "--size", "64"]):
+        kept = ["--folder", str(tmp_path), "--out", str(out), "--rows", "ours, eager"]
+        monkeypatch.setattr(sys, "argv", ["train_step.py", *words, *kept])
+        benchmark.main()
+    assert len({*folders}) == 3
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert [path.name for path in out.parent.iterdir()] == ["steps.json"]
+    assert json.loads(out.read_text())["rows"]["ours, eager"][0]["images_per_second"] == 2
+    assert "sd15 at 64 px" in capsys.readouterr().out
 
 
 def test_a_function_in_its_own_process_returns_fails_or_is_ended(benchmark):

@@ -8,7 +8,7 @@ import pytest
 
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
-from anyscene.files import write_json
+from anyscene.files import keep_first, write_json
 
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path):
@@ -20,6 +20,12 @@ def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path):
 
     read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refused)
     assert read == {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": "nan"}}
+
+
+def test_file_that_is_there_is_not_replaced(tmp_path: Path):
+    for content in (b"first", b"second"):
+        keep_first(tmp_path / "new" / "a.png", content)
+    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"first"]
 
 
 def test_cuda_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):

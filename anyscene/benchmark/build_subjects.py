@@ -22,6 +22,7 @@ from anyscene.benchmark.scenes import (
     SceneSubject,
 )
 from anyscene.benchmark.subject_set import (
+    JOINT,
     Subject,
     choose_pairs,
     pair_templates,
@@ -154,7 +155,7 @@ def _scenes(
 ) -> list[BenchmarkScene]:
     """A scene for each prompt of the first subject, all of one canvas."""
     layout = SUBJECT if len(group) == 1 else PAIR
-    name = "--".join(subject.name for subject in group)
+    name = JOINT.join(subject.name for subject in group)
     whole = [image for image in cut_outs if image is not None]
     files: dict[str, str] = {}
     elements: list[SceneElement] = []

@@ -3,6 +3,7 @@
 FINE_TUNES/class-images/NOUN-HASH/000000.png    what the base itself makes of "a photo of a dog"
 FINE_TUNES/METHOD-SUBJECTS-HASH/
     fine_tune.json          what made it; the hash is of this
+    lock                    held by the process that learns
     photos/, classes/       shards of the photos and of the class images
     run/                    run folder of the trainer; its checkpoints go when it is done
     trained.safetensors     what was trained, written last
@@ -11,10 +12,10 @@ FINE_TUNES/METHOD-SUBJECTS-HASH/
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from enum import Enum
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from anyscene.benchmark.fine_tune_settings import Kind, Settings
+from anyscene.benchmark.subject_set import JOINT
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards
 from anyscene.config import (
     BaseConfig,
@@ -37,65 +40,14 @@ from anyscene.config import (
     Weighting,
 )
 from anyscene.config_checks import check_config, check_paths
-from anyscene.errors import DamageError, InputError, nearest
-from anyscene.files import replace_file, sha256_of, write_json
+from anyscene.errors import DamageError
+from anyscene.files import replace_file, sha256_of, sole_use, write_json
+from data_prep.preparation import OtherShardsError
 
-RECORD, WEIGHTS, RUN = "fine_tune.json", "trained.safetensors", "run"
+RECORD, WEIGHTS, LOCK = "fine_tune.json", "trained.safetensors", "lock"
+PHOTOS, CLASSES, RUN = "photos", "classes", "run"
 VERSION = 1  # of the recipe: raised where the same record would give other weights
 CHECKPOINTS = 4  # in a fine-tune, about, for going on after a kill
-
-
-class Kind(Enum):
-    """What is trained of the base."""
-
-    dreambooth = "dreambooth"
-    custom_diffusion = "custom_diffusion"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a subject is learnt."""
-
-    steps: int  # optimizer steps a subject
-    learning_rate: float
-    batch: int  # photos a step, and as many class images
-    prior_images: int  # that the base makes of each class; 0: no prior preservation
-    prior_weight: float = 1.0  # lambda of `LossConfig.prior_weight`
-    seed: int = 0
-
-
-DEFAULTS = {
-    Kind.dreambooth: Settings(steps=1000, learning_rate=5e-6, batch=1, prior_images=1000),
-    Kind.custom_diffusion: Settings(steps=250, learning_rate=8e-5, batch=8, prior_images=200),
-}
-"""The papers' own: Ruiz et al. 2023 (section 4 and supplement: about 1000 iterations, 5e-6 for
-Stable Diffusion, lambda 1, about 1000 class images), Kumari et al. 2023 (section 4: 250 steps a
-concept, batch 8, 8e-5, which is 1e-5 times the batch, 200 images)."""
-
-
-def parse_settings(kind: Kind, changes: Sequence[str]) -> Settings:
-    """The defaults with `KEY=VALUE` changes. Raises `InputError` for what cannot be used."""
-    settings = DEFAULTS[kind]
-    kinds = {field.name: field.type for field in fields(Settings)}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in kinds:
-            raise InputError(
-                f"--fine-tune {change!r} must be KEY=VALUE, KEY one of {', '.join(kinds)}"
-                f"{nearest(key, kinds)}"
-            )
-        try:
-            value = float(text) if kinds[key] is float else int(text)
-        except ValueError:
-            raise InputError(f"--fine-tune {change!r}: {text!r} is no number for {key}") from None
-        settings = replace(settings, **{key: value})
-    for key in ("steps", "learning_rate", "batch"):
-        if not 0 < getattr(settings, key) < float("inf"):
-            raise InputError(f"--fine-tune {key}={getattr(settings, key)} must be greater than 0")
-    for key in ("prior_images", "prior_weight", "seed"):
-        if not 0 <= getattr(settings, key) < float("inf"):
-            raise InputError(f"--fine-tune {key}={getattr(settings, key)} must not be negative")
-    return settings
 
 
 @dataclass(frozen=True)
@@ -149,7 +101,7 @@ class FineTune:
 
     def folder(self, fine_tunes: Path) -> Path:
         """Where it is kept: named by a hash of the record."""
-        names = "--".join(own.name for own in self.concepts)
+        names = JOINT.join(own.name for own in self.concepts)
         return fine_tunes / f"{self.kind.name}-{names}-{hash_of(self.record())}"
 
     @property
@@ -172,42 +124,83 @@ def hash_of(record: dict[str, Any]) -> str:
 
 def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
     """What the fine-tune trained, by the names of the trained module; trained, or trained further,
-    where it is not there yet.
+    where it is not there yet. Where another process is at it, its end is waited for.
 
     Raises:
-        DamageError: weights that are there but are damaged.
+        DamageError: weights that are there, or have just been trained, but are damaged.
     """
     folder = fine_tune.folder(fine_tunes)
-    if (folder / WEIGHTS).is_file():
-        try:
-            return load_file(folder / WEIGHTS)
-        except Exception as error:  # safetensors raises a class of its own
-            raise DamageError(f"{folder / WEIGHTS} is damaged ({error}); remove it") from None
+    if (weights := kept_weights(folder)) is not None:
+        return weights
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, fine_tune.record())
-    photos, classes = training_shards(fine_tune, folder)
-    config = training_config(fine_tune, folder, photos, classes)
-    check_config(config)
-    check_paths(config)
-    from anyscene.train import train  # which needs the training stack
-
-    print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
-    with own_arithmetic():
-        run = train(config)
-    weights = last_weights(run)
-    replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
-    shutil.rmtree(run / "checkpoints")
+    with sole_use(folder / LOCK):
+        if (weights := kept_weights(folder)) is not None:
+            return weights
+        write_json(folder / RECORD, fine_tune.record())
+        photos, classes = current_shards(fine_tune, folder)
+        config = training_config(fine_tune, folder, photos, classes)
+        check_config(config)
+        check_paths(config)
+        print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
+        run = trained_run(config)
+        weights = last_weights(run, fine_tune.steps)
+        replace_file(folder / WEIGHTS, lambda part: save_file(weights, part))
+        shutil.rmtree(run / "checkpoints")
     return weights
 
 
-def last_weights(run: Path) -> dict[str, Tensor]:
-    """What the last checkpoint of a run trained."""
-    from anyscene.checkpoint import last_good_checkpoint, read_checkpoint
+def kept_weights(folder: Path) -> dict[str, Tensor] | None:
+    """The weights of a finished fine-tune, None where there are none; `DamageError` if damaged."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    try:
+        return load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises a class of its own
+        raise DamageError(f"{folder / WEIGHTS} is damaged ({error}); remove it") from None
+
+
+def trained_run(config: Config) -> Path:
+    """The run folder, trained to its end.
+
+    A SIGTERM ends the process with the status that it has without Lightning, whose own exception
+    would end it with 0: a job script asks for another start by it.
+    """
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # the training stack
+
+    from anyscene.train import train
+
+    try:
+        with own_arithmetic():
+            return train(config)
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def last_weights(run: Path, steps: int) -> dict[str, Tensor]:
+    """What the last checkpoint of a finished run trained. Raises `DamageError` where it is damaged:
+    the one before it is of fewer steps, and the run can go on from there."""
+    from anyscene.checkpoint import last_good_checkpoint, read_checkpoint, step_of
 
     checkpoint = last_good_checkpoint(run / "checkpoints")
-    assert checkpoint is not None  # `train` has just written it
+    if checkpoint is None or step_of(checkpoint) != steps:
+        raise DamageError(
+            f"{run} has no undamaged checkpoint of its last step, {steps}; the same command goes "
+            "on from the one before"
+        )
     state = read_checkpoint(checkpoint)["state_dict"]
     return {name.removeprefix("trained."): value.contiguous() for name, value in state.items()}
+
+
+def current_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | None]:
+    """The shards of what is there now. Where those of a fine-tune that was killed are of other
+    class images, which a GPU of another kind makes in other bytes, it begins anew."""
+    try:
+        return training_shards(fine_tune, folder)
+    except OtherShardsError:
+        print(f"{folder.name}: begun anew, for its shards are of other pictures than now are there")
+        for name in (PHOTOS, CLASSES, RUN):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return training_shards(fine_tune, folder)
 
 
 def training_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | None]:
@@ -222,16 +215,16 @@ def training_shards(fine_tune: FineTune, folder: Path) -> tuple[Path, Path | Non
     photos = [
         Picture(path, f"{prefix} {own.words}") for own in fine_tune.concepts for path in own.photos
     ]
-    make_shards(photos, folder / "photos", recipe)
+    make_shards(photos, folder / PHOTOS, recipe)
     if not fine_tune.class_images:
-        return folder / "photos", None
+        return folder / PHOTOS, None
     images = [
         Picture(path, class_prompt(fine_tune.kind, noun))
         for noun, images in fine_tune.class_images.items()
         for path in sorted(images.glob("*.png"))[: fine_tune.settings.prior_images]
     ]
-    make_shards(images, folder / "classes", replace(recipe, resized=False))
-    return folder / "photos", folder / "classes"
+    make_shards(images, folder / CLASSES, replace(recipe, resized=False))
+    return folder / PHOTOS, folder / CLASSES
 
 
 def class_prompt(kind: Kind, noun: str) -> str:

@@ -76,7 +76,7 @@ def run(
         DamageError: a manifest in `out` is damaged.
     """
     check_run(benchmark, name, model, settings, share, controlnet, sam)
-    check_fine_tune(name, fine_tune)
+    check_fine_tune(name, fine_tune, fine_tunes)
     loaded = load_model(model, settings.dtype, settings.device)
     config = sampling(settings, read_export_record(Path(model)))
     given = MethodSettings(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyscene.benchmark.fine_tune import Kind, parse_settings
+from anyscene.benchmark.fine_tune_settings import Kind, parse_settings
 from anyscene.benchmark.methods import (
     METHODS,
     NEEDS_CONTROLNET,
@@ -14,6 +14,7 @@ from anyscene.benchmark.methods import (
 )
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.errors import InputError, nearest
+from anyscene.export_record import MODEL_INDEX
 from anyscene.generate import MANIFEST_NAME
 from anyscene.scene_list import GenerateSettings, check_model
 
@@ -58,6 +59,9 @@ def check_run(
         raise InputError(f"--method {name} is none of {', '.join(METHODS)}{nearest(name, METHODS)}")
     check_model(model)
     share.check()
+    folder = Path(model)
+    if name in NEEDS_SUBJECTS and folder.is_dir() and not (folder / MODEL_INDEX).is_file():
+        raise InputError(f"--model {model} is an export without its base: give the base itself")
     if name in NEEDS_CONTROLNET and controlnet is None:
         raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
     if settings.images < 1:
@@ -97,9 +101,11 @@ def check_foregrounds(benchmark: Benchmark, name: str) -> None:
         )
 
 
-def check_fine_tune(name: str, fine_tune: Sequence[str]) -> None:
+def check_fine_tune(name: str, fine_tune: Sequence[str], fine_tunes: Path | None) -> None:
     """Raises `InputError` for settings of a fine-tune that cannot be used."""
     if name in NEEDS_SUBJECTS:
         parse_settings(Kind[name], fine_tune)
-    elif fine_tune:
-        raise InputError(f"--fine-tune is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")
+        return
+    for option, value in (("--fine-tune", fine_tune), ("--fine-tunes", fine_tunes)):
+        if value:
+            raise InputError(f"{option} is for --method {' and '.join(NEEDS_SUBJECTS)}, not {name}")

@@ -32,6 +32,7 @@ LIVE = ("cat", "dog")
 """Classes of DreamBooth's data set that its "Live Subject Prompts" are for."""
 
 NAME = re.compile(r"\w[\w.-]*")
+JOINT = "--"  # between the names of a pair
 PLACE = "{0}"  # of a subject in a template, {1} of a second one
 WHITE = (255, 255, 255)
 
@@ -67,6 +68,8 @@ def read_subjects(folder: Path) -> list[Subject]:
     for name, (noun, prompts) in sorted(listed.items()):
         if not NAME.fullmatch(name):
             raise InputError(f"subject {name!r} must be letters, digits, '.', '_' and '-' only")
+        if JOINT in name:
+            raise InputError(f"subject {name!r} must not have {JOINT!r} in it: it joins two names")
         photos = photos_of(folder / name)
         if not photos:
             raise InputError(f"subject {name} has no photo in {folder / name}")
@@ -90,7 +93,8 @@ def photos_of(folder: Path) -> tuple[Path, ...]:
 def read_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
     """A photo, upright, RGB, and its mask (L, 255 on the subject) if there is one.
 
-    The mask is a file beside the photo, or its alpha; a photo with alpha is put on white.
+    The mask is a file beside the photo, or its alpha unless that is opaque everywhere; a photo with
+    alpha is put on white.
     Raises `InputError` where a file cannot be read, or the two differ in size.
     """
     photo = _read(path)
@@ -103,7 +107,9 @@ def read_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
                 raise InputError(f"{beside} is {mask.size} pixels, its photo {photo.size}")
     if photo.has_transparency_data:
         cut = photo.convert("RGBA")
-        mask = cut.getchannel("A") if mask is None else mask
+        alpha = cut.getchannel("A")
+        if mask is None and alpha.getextrema()[0] < 255:
+            mask = alpha
         photo = Image.alpha_composite(Image.new("RGBA", cut.size, (*WHITE, 255)), cut)
     return photo.convert("RGB"), mask
 
@@ -156,8 +162,10 @@ def _templates(prompts: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
         raise InputError(f"{path}: prompts must be a list of texts")
     for text in prompts:
-        if text.count("{subject}") != 1 or "{" in text.replace("{subject}", ""):
-            raise InputError(f"{path}: prompt {text!r} must have {{subject}} in it, once")
+        if text.count("{subject}") != 1 or set("{}") & set(text.replace("{subject}", "")):
+            raise InputError(
+                f"{path}: prompt {text!r} must have {{subject}} in it, once, and no other brace"
+            )
     return tuple(text.replace("{subject}", PLACE) for text in prompts)
 
 

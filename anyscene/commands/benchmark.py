@@ -2,12 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from anyscene.benchmark.methods import METHODS
 from anyscene.commands.benchmark_ablate import add_ablate
 from anyscene.config import Blend
 from anyscene.errors import InputError
+
+Number = TypeVar("Number", int, float)
 
 
 def add_benchmark(commands: argparse._SubParsersAction) -> None:
@@ -29,16 +33,14 @@ def _add_build(steps: argparse._SubParsersAction) -> None:
     build.add_argument("--instances", type=Path, help="COCO's instances.json")
     build.add_argument("--captions", type=Path, help="COCO's captions.json")
     build.add_argument("--subjects", type=Path, help="or a folder of subjects, see the docs")
-    build.add_argument(
-        "--pixels", type=int, default=512, help="a side of COCO's or subjects' scenes"
-    )
+    build.add_argument("--pixels", type=int, help="a side of COCO's or subjects' scenes, 512")
     build.add_argument("--prompts", type=int, help="of each subject, the first ones; default: all")
-    build.add_argument("--pairs", type=int, default=0, help="pairs of subjects, for scenes of two")
+    build.add_argument("--pairs", type=int, help="pairs of subjects, for scenes of two, 0")
     build.add_argument("--matting", metavar="MODEL", help="cuts out subjects that have no mask")
-    build.add_argument("--size", type=int, default=1000, help="scenes, at most")
-    build.add_argument("--recombined", type=float, default=0.5, metavar="SHARE", help="of scenes")
+    build.add_argument("--size", type=int, help="scenes of COCO or shards, at most, 1000")
+    build.add_argument("--recombined", type=float, metavar="SHARE", help="of those scenes, 0.5")
     build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    build.add_argument("--workers", type=int, help="processes that read COCO; default: all cores")
     build.add_argument("--overwrite", action="store_true", help="replace what OUT holds")
     build.set_defaults(command=_build)
 
@@ -115,6 +117,10 @@ def _add_demo(steps: argparse._SubParsersAction) -> None:
 def _build(options: argparse.Namespace) -> int:
     if options.subjects is not None:
         return _build_subjects(options)
+    refuse(options, ("prompts", "pairs", "matting"), "--subjects")
+    if options.shards is not None:
+        refuse(options, ("images", "instances", "captions", "workers"), "COCO, not for --shards")
+        refuse(options, ("pixels",), "COCO or --subjects, not for --shards")
     coco = (options.images, options.instances, options.captions)
     if (options.shards is None) == (options.images is None or options.instances is None):
         raise InputError(
@@ -126,13 +132,17 @@ def _build(options: argparse.Namespace) -> int:
     from anyscene.benchmark.sources import prepared_coco
     from anyscene.data.sample import ShardManifest
 
-    settings = BuildSettings(options.size, options.recombined, options.seed)
+    settings = BuildSettings(
+        given(options.size, 1000), given(options.recombined, 0.5), options.seed
+    )
     settings.check()
     work = options.out.with_name(f".{options.out.name}.shards")  # continued after a kill
     if options.shards is not None:
         manifest = ShardManifest.read(options.shards)
     else:
-        manifest = prepared_coco(*coco, work, options.pixels, options.workers)
+        manifest = prepared_coco(
+            *coco, work, given(options.pixels, 512), given(options.workers, os.cpu_count() or 1)
+        )
     built = build(manifest, options.out, settings, overwrite=options.overwrite)
     if options.shards is None:
         shutil.rmtree(work)
@@ -144,10 +154,19 @@ def _build(options: argparse.Namespace) -> int:
 def _build_subjects(options: argparse.Namespace) -> int:
     if options.shards is not None or options.images is not None:
         raise InputError("--subjects cannot go with --shards or --images: choose one source")
+    refuse(
+        options,
+        ("size", "recombined", "instances", "captions", "workers"),
+        "COCO or shards, not for --subjects",
+    )
     from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
 
     settings = SubjectSettings(
-        options.pixels, options.prompts, options.pairs, options.seed, options.matting
+        given(options.pixels, 512),
+        options.prompts,
+        given(options.pairs, 0),
+        options.seed,
+        options.matting,
     )
     built = build_subjects(options.subjects, options.out, settings, overwrite=options.overwrite)
     cut_out = sum(own["cut_out"] for own in built.subjects.values())
@@ -156,6 +175,18 @@ def _build_subjects(options: argparse.Namespace) -> int:
         f"out: {options.out}"
     )
     return 0
+
+
+def refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
+    """Raises `InputError` where one of the options is given, which is for something else."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} {getattr(options, name)} is for {what}")
+
+
+def given(value: Number | None, default: Number) -> Number:
+    """An option's value, or its default."""
+    return default if value is None else value
 
 
 def _run(options: argparse.Namespace) -> int:

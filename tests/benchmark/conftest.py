@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from families import family_base
+from subject_photos import photo_folder
 
 from anyscene.benchmark.build import BuildSettings, build
+from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.config import MetricsConfig
 from anyscene.data.sample import ShardManifest
@@ -30,3 +33,16 @@ def small_metrics(tmp_path_factory: pytest.TempPathFactory) -> MetricsConfig:
     sys.modules.setdefault("small_networks", module)
     spec.loader.exec_module(module)
     return module.save_all(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="session")
+def subject_set(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """Scenes of a mug, with a foreground, and of a dog and of both, without. Read only."""
+    folder = tmp_path_factory.mktemp("subjects")
+    settings = SubjectSettings(pixels=64, prompts=1, pairs=1)
+    return build_subjects(photo_folder(folder / "photos"), folder / "set", settings)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return family_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")

@@ -140,6 +140,9 @@ def test_photos_build_a_benchmark_from_the_command_line(tmp_path: Path):
         (["--shards", "S", "--size", "0"], "--size 0 must be at least 1"),
         (["--shards", "S", "--recombined", "2"], "--recombined 2 must be between 0 and 1"),
         (["--shards", "S"], "no shards in 'S'"),
+        (["--shards", "S", "--pairs", "2"], "--pairs 2 is for --subjects"),
+        (["--shards", "S", "--workers", "2"], "--workers 2 is for COCO, not for --shards"),
+        (["--subjects", "F", "--size", "9"], "--size 9 is for COCO or shards, not for --subjects"),
     ],
 )
 def test_build_tells_a_mistake_in_one_line(

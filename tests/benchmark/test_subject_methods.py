@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,18 @@ import pytest
 import torch
 from families import family_base
 from safetensors.torch import load_file
-from subject_photos import DREAMBOOTH, photo_folder
+from subject_photos import DREAMBOOTH
 
-from anyscene.benchmark.build_subjects import SubjectSettings, build_subjects
-from anyscene.benchmark.fine_tune import DEFAULTS, Concept, FineTune, Kind, learn, parse_settings
 from anyscene.benchmark.likeness import Likeness
-from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND
+from anyscene.benchmark.methods import METHODS, NEEDS_NO_FOREGROUND, subject_driven
 from anyscene.benchmark.methods.base import MethodSettings, method_class
-from anyscene.benchmark.methods.subject_driven import SubjectDriven
+from anyscene.benchmark.methods.subject_driven import CLASS_SEED, SubjectDriven
 from anyscene.benchmark.run import Share, run
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.benchmark.subject_set import read_photo
 from anyscene.benchmark.subject_shards import Picture, Recipe, make_shards, rescaled, sized_caption
 from anyscene.cli import main
-from anyscene.config import MetricsConfig, Precision, SampleConfig
+from anyscene.config import MetricsConfig, SampleConfig
 from anyscene.config_io import read_config
 from anyscene.data.shards import read_batches
 from anyscene.errors import InputError
@@ -37,34 +36,6 @@ from anyscene.scene_list import GenerateSettings
 SETTINGS = GenerateSettings(steps=2, guidance_scale=2.0, micro_batch=2, device="cpu")
 SMALL = ("steps=2", "batch=1", "prior_images=2", "learning_rate=0.01")
 SUBJECT_DRIVEN = ("dreambooth", "custom_diffusion")
-
-
-@pytest.fixture(scope="module")
-def subject_set(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    """Scenes of a mug, with a foreground, and of a dog and of both, without. Read only."""
-    folder = tmp_path_factory.mktemp("subjects")
-    settings = SubjectSettings(pixels=64, prompts=1, pairs=1)
-    return build_subjects(photo_folder(folder / "photos"), folder / "set", settings)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return family_base(tmp_path_factory.mktemp("base") / "sd15", "sd15")
-
-
-def photos_fine_tune(kind: Kind, base: Path, benchmark: Benchmark, *changes: str) -> FineTune:
-    """A fine-tune on the mug without class images."""
-    photos = tuple(benchmark.folder / name for name in benchmark.subjects["mug"]["photos"])
-    return FineTune(
-        kind=kind,
-        settings=parse_settings(kind, [*SMALL, "prior_images=0", *changes]),
-        concepts=(Concept("mug", "mug", "<new1>", "red", photos),),
-        base=str(base),
-        base_sha256=load_base(str(base)).sha256(),
-        pixels=64,
-        precision=Precision.fp32,
-        class_images={},
-    )
 
 
 @pytest.mark.parametrize(
@@ -152,55 +123,33 @@ def test_parts_divide_the_subjects_and_give_the_images_of_the_whole(
     assert [json.loads(line)["sha256"] for line in text] == [line["sha256"] for line in whole]
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_fine_tune_goes_on_where_it_was_killed(
-    kind: Kind, subject_set: Benchmark, base: Path, tmp_path: Path, monkeypatch: Any
+def test_class_images_and_scenes_begin_with_other_noise():
+    class_noise, scene_noise = (
+        torch.randn(4, generator=torch.Generator().manual_seed(first + 7))
+        for first in (CLASS_SEED, 0)
+    )
+    assert not torch.equal(class_noise, scene_noise)
+
+
+def test_class_images_that_another_job_made_meanwhile_are_kept(
+    subject_set: Benchmark, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    fine_tune = photos_fine_tune(kind, base, subject_set, "steps=4")
-    whole = learn(fine_tune, tmp_path / "whole")
-    step, done = SceneModule.training_step, []
+    method = method_of("custom_diffusion", str(base), subject_set, tmp_path)
+    method.settings = replace(method.settings, prior_images=4)
+    folder, batches = method.class_folder("mug"), []
+    sample = subject_driven.sample_scenes
 
-    def killed(self: Any, batch: Any, number: int) -> Any:
-        done.append(number)
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        return step(self, batch, number)
+    def sampled(*arguments: Any, **options: Any) -> Any:
+        batches.append(arguments)
+        folder.mkdir(parents=True)
+        for number in range(4):
+            (folder / f"{number:06d}.png").write_bytes(b"another job's")
+        return sample(*arguments, **options)
 
-    monkeypatch.setattr(SceneModule, "training_step", killed)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        learn(fine_tune, tmp_path / "killed")
-    again = learn(fine_tune, tmp_path / "killed")
-    assert 3 < len(done) < 3 + 4  # not from the start
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(value, again[name]) for name, value in whole.items())
-    monkeypatch.setattr(SceneModule, "training_step", None)
-    assert learn(fine_tune, tmp_path / "killed").keys() == whole.keys()  # read, not made
-
-
-def test_folder_tells_what_made_it_apart(subject_set: Benchmark, base: Path, tmp_path: Path):
-    fine_tune = photos_fine_tune(Kind.dreambooth, base, subject_set)
-    others = [
-        photos_fine_tune(Kind.dreambooth, base, subject_set, "steps=9"),
-        photos_fine_tune(Kind.dreambooth, base, subject_set, "seed=1"),
-        photos_fine_tune(Kind.custom_diffusion, base, subject_set),
-    ]
-    rex = subject_set.folder / subject_set.subjects["rex"]["photos"][0]
-    concept = Concept("mug", "mug", "<new1>", "red", (rex,))
-    others.append(FineTune(**{**vars(fine_tune), "concepts": (concept,)}))
-    others.append(FineTune(**{**vars(fine_tune), "base_sha256": "0"}))
-    folders = {one.folder(tmp_path) for one in (fine_tune, *others)}
-    assert len(folders) == 6
-    assert fine_tune.folder(tmp_path) == photos_fine_tune(
-        Kind.dreambooth, base, subject_set
-    ).folder(tmp_path)
-
-
-def test_training_leaves_the_arithmetic_of_sampling_alone(
-    subject_set: Benchmark, base: Path, tmp_path: Path
-):
-    before = torch.get_float32_matmul_precision()
-    learn(photos_fine_tune(Kind.dreambooth, base, subject_set, "steps=1"), tmp_path)
-    assert torch.get_float32_matmul_precision() == before
+    monkeypatch.setattr(subject_driven, "sample_scenes", sampled)
+    assert method.class_images("mug") == folder
+    assert len(batches) == 1  # of two
+    assert {path.read_bytes() for path in folder.iterdir()} == {b"another job's"}
 
 
 def test_views_of_a_photo_say_their_size_and_where_they_are(subject_set: Benchmark, tmp_path: Path):
@@ -237,28 +186,6 @@ def test_pictures_are_repeated_for_a_large_batch(subject_set: Benchmark, tmp_pat
     assert manifest.samples == 3
 
 
-def test_defaults_are_the_papers():
-    assert DEFAULTS[Kind.dreambooth].learning_rate == 5e-6
-    assert DEFAULTS[Kind.custom_diffusion].steps == 250
-    assert parse_settings(Kind.dreambooth, ["prior_weight=0.5"]).prior_weight == 0.5
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["steps"], "must be KEY=VALUE"),
-        (["step=3"], "did you mean 'steps'"),
-        (["steps=many"], "'many' is no number for steps"),
-        (["steps=0"], "steps=0 must be greater than 0"),
-        (["learning_rate=nan"], "must be greater than 0"),
-        (["prior_images=-1"], "must not be negative"),
-    ],
-)
-def test_settings_of_a_fine_tune_that_cannot_be_used(changes: list[str], message: str):
-    with pytest.raises(InputError, match=message):
-        parse_settings(Kind.dreambooth, changes)
-
-
 def test_subject_methods_want_a_subject_set(
     demo_benchmark: Benchmark, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -270,7 +197,16 @@ def test_subject_methods_want_a_subject_set(
         assert "build a subject set with `anyscene benchmark build --subjects FOLDER`" in told
         assert told.count("\n") == 1
     assert main([*arguments, "paste", "--fine-tune", "steps=1"]) == 2
-    assert "is for --method dreambooth and custom_diffusion" in capsys.readouterr().err
+    assert "--fine-tune is for --method dreambooth and custom_diffusion" in capsys.readouterr().err
+    assert main([*arguments, "paste", "--fine-tunes", str(tmp_path)]) == 2
+    assert "--fine-tunes is for --method dreambooth and cust" in capsys.readouterr().err
+
+
+def test_subject_methods_want_a_base(subject_set: Benchmark, tmp_path: Path):
+    (tmp_path / "anyscene.json").write_text("{}")
+    for name in SUBJECT_DRIVEN:
+        with pytest.raises(InputError, match="without its base: give the base itself"):
+            run(subject_set, name, str(tmp_path), tmp_path / "out", SETTINGS)
 
 
 def test_methods_that_are_shown_a_foreground_want_one(

@@ -75,6 +75,13 @@ def test_photo_with_alpha_is_on_white_and_cut_out_by_it(tmp_path: Path):
     assert mask.getbbox() == (5, 5, 20, 15)
 
 
+def test_photo_with_opaque_alpha_is_not_cut_out(tmp_path: Path):
+    Image.new("RGBA", (30, 20), (10, 200, 30, 255)).save(tmp_path / "a.png")
+    photo, mask = read_photo(tmp_path / "a.png")
+    assert mask is None
+    assert photo.getpixel((0, 0)) == (10, 200, 30)
+
+
 def test_pair_templates_leave_out_looks():
     assert pair_templates(["a {0} in the snow", "a red {0}", "a wet {0}"]) == [
         "a {0} and a {1} in the snow"
@@ -88,7 +95,9 @@ def test_pair_templates_leave_out_looks():
         ("subjects: {mug: {}}", "subject mug must have a noun"),
         ("subjects: {mug: {noun: mug}}", "subject mug has no prompts"),
         ("{prompts: [a mug], subjects: {mug: {noun: mug}}}", "must have {subject} in it, once"),
+        ("{prompts: ['a {subject} :}'], subjects: {mug: {noun: mug}}}", "no other brace"),
         ("{prompts: ['a {subject}'], subjects: {cup: {noun: cup}}}", "subject cup has no photo"),
+        ("{prompts: ['a {subject}'], subjects: {a--b: {noun: cup}}}", "it joins two names"),
         ("subjects: [", "is not YAML"),
     ],
 )

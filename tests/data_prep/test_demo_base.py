@@ -60,3 +60,16 @@ def test_a_base_from_another_one_has_its_text_encoder_and_goes_on_from_its_first
     assert weights_sha256(after.text_encoder) == weights_sha256(before.text_encoder)
     own, known = (one.vae.decoder.conv_in.weight for one in (after, before))
     assert 0 < (own - known).abs().max() < 1e-3  # one step of the warm-up's rate
+
+
+def test_a_base_with_other_latents_than_the_one_it_goes_on_from_is_refused_at_once(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    from data_prep.demo_base import BaseRecipe, prepare_base
+
+    recipe = BaseRecipe(latent_channels=8, init=str(tiny_base_folder))
+    with pytest.raises(InputError, match="give --latent-channels 4"):
+        prepare_base(tmp_path / "none", tmp_path / "out", recipe=recipe, seed=0, device="cpu")
+    recipe = BaseRecipe(init=str(tmp_path))
+    with pytest.raises(InputError, match=r"no vae/config\.json"):
+        prepare_base(tmp_path / "none", tmp_path / "out", recipe=recipe, seed=0, device="cpu")

@@ -1,6 +1,6 @@
 """Custom Diffusion (Kumari et al., 2023): keys and values of cross-attention, and a new word."""
 
-from anyscene.benchmark.fine_tune import Kind
+from anyscene.benchmark.fine_tune_settings import Kind
 from anyscene.benchmark.methods.subject_driven import SubjectDriven
 
 

@@ -1,6 +1,6 @@
 """DreamBooth (Ruiz et al., 2023): the whole UNet, a rare token, prior preservation."""
 
-from anyscene.benchmark.fine_tune import Kind
+from anyscene.benchmark.fine_tune_settings import Kind
 from anyscene.benchmark.methods.subject_driven import SubjectDriven
 
 

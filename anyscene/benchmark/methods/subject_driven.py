@@ -5,6 +5,7 @@ prompt of a scene has the subject's own words in place of its noun; nothing is p
 and the composited foreground is not looked at: where the subject stands is the method's choice.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,12 +20,11 @@ from tqdm import tqdm
 from anyscene.benchmark.fine_tune import (
     Concept,
     FineTune,
-    Kind,
     class_prompt,
     hash_of,
     learn,
-    parse_settings,
 )
+from anyscene.benchmark.fine_tune_settings import Kind, parse_settings
 from anyscene.benchmark.methods.base import (
     PLAIN,
     MethodSettings,
@@ -38,7 +38,7 @@ from anyscene.benchmark.methods.base import (
 )
 from anyscene.config import Precision
 from anyscene.errors import InputError
-from anyscene.generate import write_bytes
+from anyscene.files import keep_first
 from anyscene.image_jobs import Model, png
 from anyscene.models.concepts import add_words
 from anyscene.sampler import sample_scenes
@@ -49,7 +49,9 @@ RARE_WORDS = ("sks", "ktn")
 NEW_WORDS = {"<new1>": "ktn", "<new2>": "pll"}
 """Custom Diffusion's modifier tokens, and the rare words that they begin as."""
 
-CLASS_SEED = 2**32  # of the first class image: none of the scenes' own
+CLASS_SEED = 2**31
+"""Of the first class image. Scenes' seeds are below it, and torch's generator on the CPU takes the
+low 32 bits of a seed."""
 
 
 class SubjectDriven:
@@ -143,37 +145,44 @@ class SubjectDriven:
         for name, value in weights.items():
             places[name][: len(value)].copy_(value)
 
-    def class_images(self, noun: str) -> Path:
-        """The folder of what the base makes of a class; what is not there yet is made.
-
-        Sampled as the run's images are. An image depends on its number alone, so that another
-        number of them, or another job, takes those that are there.
-        """
-        sample, size = self.sample, self.model.native_size
-        prompt = class_prompt(self.kind, noun)
+    def class_folder(self, noun: str) -> Path:
+        """The folder of class images, named by a hash of what they are made with."""
         made_with = {
             "base_sha256": self.model.sha256,
-            "prompt": prompt,
-            "pixels": size,
-            "steps": sample.steps,
-            "guidance_scale": sample.guidance_scale,
+            "prompt": class_prompt(self.kind, noun),
+            "seed": CLASS_SEED,
+            "pixels": self.model.native_size,
+            "steps": self.sample.steps,
+            "guidance_scale": self.sample.guidance_scale,
             "scheduler": type(self.model.pipeline.scheduler).__name__,
             "dtype": self.model.dtype,
         }
         name = "".join(letter if letter.isalnum() else "_" for letter in noun)
-        folder = self.fine_tunes / "class-images" / f"{name}-{hash_of(made_with)}"
+        return self.fine_tunes / "class-images" / f"{name}-{hash_of(made_with)}"
+
+    def class_images(self, noun: str) -> Path:
+        """The folder of what the base makes of a class; what is not there yet is made.
+
+        Sampled as the run's images are. An image depends on its number alone, so that another
+        number of them, or another job, takes those that are there. Jobs that make them at the same
+        time share the work: each has an order of its own, and looks again before each batch.
+        """
+        sample, size, folder = self.sample, self.model.native_size, self.class_folder(noun)
         paths = [folder / f"{number:06d}.png" for number in range(self.settings.prior_images)]
         missing = [number for number, path in enumerate(paths) if not path.is_file()]
+        random.Random().shuffle(missing)
         if missing:
             self.put(self.base_weights)
             self.learnt = ()
         batch = sample.micro_batch
         bar = tqdm(range(0, len(missing), batch), f"class images: {noun}", disable=None)
         for first in bar:
-            numbers = missing[first : first + batch]
+            numbers = [n for n in missing[first : first + batch] if not paths[n].is_file()]
+            if not numbers:
+                continue
             output = sample_scenes(
                 self.model.pipeline,
-                [prompt] * len(numbers),
+                [class_prompt(self.kind, noun)] * len(numbers),
                 [CLASS_SEED + number for number in numbers],
                 micro_batch=batch,
                 height=size,
@@ -182,7 +191,7 @@ class SubjectDriven:
                 guidance_scale=sample.guidance_scale,
             )
             for number, image in zip(numbers, torch.as_tensor(output.images), strict=True):
-                write_bytes(paths[number], png(image))
+                keep_first(paths[number], png(image))
         return folder
 
     @contextmanager
