@@ -1,10 +1,10 @@
 """Atomic, checksummed files: a reader sees a whole file or none."""
 
-import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,9 +16,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file, sha256_of, write_json
 from anyscene.preemption import note_progress
-from anyscene.sharded_checkpoint import join_shares, share_name, wait_for_shares
+from anyscene.sharded_checkpoint import join_shares, sha256_of_shares, share_name, wait_for_shares
 
-PATTERN = "step-*.ckpt"
+PATTERN = "step-" + "[0-9]" * 8 + ".ckpt"
 SHARE_SECONDS = 300
 """How long the first rank waits for the others' shares of a checkpoint."""
 
@@ -63,13 +63,39 @@ class AtomicCheckpointIO(CheckpointIO):
                 "checkpoint before is kept",
                 file=sys.stderr,
             )
+            with suppress(OSError):  # the next checkpoint takes away what stays
+                self._remove_unfinished(path, waited=isinstance(error, DamageError))
             return
         self.failure = None
         if self.share is not None and self.share[0] > 0:
             return
         note_progress()
-        for old in [saved for saved in checkpoints(path.parent) if saved <= path][self.keep :]:
-            self.remove_checkpoint(old)
+        self._remove_old(path)
+
+    def _remove_unfinished(self, path: Path, *, waited: bool) -> None:
+        """Make room again: each rank removes its share, and the first one the folder, once the
+        others have written theirs or have had the time for it."""
+        if self.share is None:
+            if not is_finished(path):
+                path.unlink(missing_ok=True)
+            return
+        rank, ranks = self.share
+        remove_checkpoint(path / share_name(rank, ranks))
+        if rank > 0:
+            return
+        if not waited:
+            with suppress(DamageError):
+                wait_for_shares(path, range(1, ranks), ranks, SHARE_SECONDS)
+        remove_checkpoint(path)
+
+    def _remove_old(self, newest: Path) -> None:
+        """All but the newest `keep` finished ones; and shares of earlier ones that came too late:
+        no rank writes these any more, for all have written the newest."""
+        found = [saved for saved in checkpoints(newest.parent) if saved <= newest]
+        finished = [path for path in found if is_finished(path)]
+        late = [path for path in found if path.is_dir() and path not in finished]
+        for old in [*finished[self.keep :], *late]:
+            remove_checkpoint(old)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is on the disk. Raises `DamageError` if it is not."""
@@ -125,11 +151,11 @@ def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int)
     write_checkpoint(checkpoint, folder / share_name(rank, ranks))
     if rank > 0:
         return
-    shares = wait_for_shares(folder, ranks, SHARE_SECONDS)
+    shares = wait_for_shares(folder, range(ranks), ranks, SHARE_SECONDS)
     record = {
         "step": checkpoint["global_step"],
         "bytes": sum(share["bytes"] for share in shares),
-        "sha256": hashlib.sha256("".join(s["sha256"] for s in shares).encode()).hexdigest(),
+        "sha256": sha256_of_shares([folder / share["name"] for share in shares]),
         "shares": [share["name"] for share in shares],
     }
     write_json(folder.with_suffix(".json"), record)
@@ -149,6 +175,11 @@ def remove_checkpoint(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_finished(path: Path) -> bool:
+    """Whether there is a record, which comes last."""
+    return path.with_suffix(".json").is_file()
+
+
 def check_checkpoint(path: Path) -> None:
     """Raises `DamageError` unless the file, or that of each rank, has the size and checksum of its
     record."""
@@ -157,8 +188,11 @@ def check_checkpoint(path: Path) -> None:
         raise DamageError(f"{path} has no {record.name}: it was never finished")
     stated = json.loads(record.read_text())
     if "shares" in stated:
-        for name in stated["shares"]:
-            check_checkpoint(path / name)
+        shares = [path / name for name in stated["shares"]]
+        for share in shares:
+            check_checkpoint(share)
+        if sha256_of_shares(shares) != stated["sha256"]:
+            raise DamageError(f"{path} has other shares than its record {record.name} is of")
         return
     if not path.is_file():
         raise DamageError(f"{path} is missing beside its record {record.name}")
@@ -211,10 +245,14 @@ def convert_checkpoint(folder: Path, out: Path) -> None:
         raise InputError(f"{folder} is one file already")
     if not folder.is_dir():
         raise InputError(f"no checkpoint {folder}")
+    if not is_finished(folder):
+        record = folder.with_suffix(".json")
+        raise InputError(f"{folder} is no checkpoint in shares: there is no record {record}")
     if out.suffix != ".ckpt":
         raise InputError(f"--out {out} must end in .ckpt: its record is beside it as .json")
-    if out.exists():
-        raise InputError(f"--out {out} is there already: give another name")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise InputError(f"--out {out}: {path} is there already; give another name")
     check_checkpoint(folder)
     write_checkpoint(read_checkpoint(folder), out)
 
@@ -225,7 +263,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint; says loudly which ones it passes over. None without any.
+    """The newest undamaged checkpoint; says loudly which ones it passes over. None without any, and
+    where the first one was never finished.
 
     Raises:
         InputError: there are checkpoints, and all are damaged.
@@ -238,9 +277,14 @@ def last_good_checkpoint(folder: Path) -> Path | None:
             print(f"WARNING: {error}; falling back to the checkpoint before", file=sys.stderr)
             continue
         return path
-    if found:
+    lost = sum(path.is_file() for path in found) > 1  # records, for a kill costs no more than one
+    if lost or any(is_finished(path) for path in found):
         raise InputError(
             f"all {len(found)} checkpoints in {folder} are damaged; restore one from a backup, "
             "or move the folder away to start anew"
+        )
+    if found:
+        print(
+            f"WARNING: no checkpoint in {folder} was ever finished: starting anew", file=sys.stderr
         )
     return None

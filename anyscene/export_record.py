@@ -19,7 +19,7 @@ def check_export(run: Path, out: Path, checkpoint: Path | None, *, overwrite: bo
     """Raises `InputError` unless `run` is a run, `checkpoint` is there and `out` may be written."""
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run} is no run folder: it has no config.yaml of `anyscene train`")
-    if checkpoint is not None and not checkpoint.is_file():
+    if checkpoint is not None and not checkpoint.exists():
         raise InputError(f"no checkpoint {checkpoint}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel
 from lightning import LightningModule
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.models.attention import compile_blocks, use_xformers, wants_xformers
 from anyscene.models.base import Base, encode_moments, scale_latents, store_frozen
 from anyscene.models.concepts import train_concepts
-from anyscene.models.injection import build_fim, control_condition
+from anyscene.models.injection import build_fim, control_condition, take_first_embedder
 from anyscene.models.loading import load_base
 from anyscene.models.lora import add_lora
 from anyscene.models.sharding import shard_network
@@ -98,6 +99,8 @@ class SceneModule(LightningModule):
             averages = [] if self.averaged is None else [self.averaged]
             for network in [*self.networks, *averages]:
                 dtype = COMPUTED_IN[self.config.train.precision]
+                if isinstance(network, ControlNetModel):
+                    take_first_embedder(network, self.trainer.strategy.broadcast)
                 shard_network(network, mesh["data_parallel"], dtype)
 
     @property
@@ -263,13 +266,13 @@ class SceneModule(LightningModule):
         """The live modules as a sampler; with the moving average where there is one."""
         trained = self.averaged if averaged and self.averaged is not None else self.trained
         parts = self.base.components()
-        if isinstance(trained, Base):
-            parts = trained.components()
-        elif self.injection is None:
-            parts["unet"] = trained
-        else:
-            parts["controlnet"] = trained
+        if self.injection is not None:
+            parts["controlnet"] = self.injection
             parts["empty_hint"] = self.config.train.foreground_dropout > 0
+        if isinstance(trained, Base):
+            parts |= trained.components()
+        else:
+            parts["controlnet" if self.trained is self.injection else "unet"] = trained
         pipeline = AnyScenePipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -1,9 +1,12 @@
 """What an out-of-memory error of the device means for a run's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
 
 from anyscene.config import Config, Optimizer, Precision, Strategy
 from anyscene.errors import RunFailedError
+from anyscene.sharding_settings import sharding_mistake
 
 GIB = 2**30
 
@@ -31,32 +34,41 @@ def out_of_memory(config: Config, held: Held) -> RunFailedError:
 
 
 def remedies(config: Config, held: Held) -> list[str]:
-    """Settings that the run does not use yet. Those of activations come first: they are most of
-    the memory as soon as images are large."""
+    """Settings that the run does not use yet and could. Those of activations come first: they are
+    most of the memory as soon as images are large."""
     train = config.train
-    found = []
+    found: list[tuple[str, Any, str]] = []  # key, new value, what it saves
     if not train.gradient_checkpointing:
-        found.append("train.gradient_checkpointing=true (keeps few activations)")
+        found.append(("gradient_checkpointing", True, "keeps few activations"))
     if train.precision is Precision.fp32:
-        saved = gib(2 * held.frozen)
-        found.append(f"train.precision=bf16 (half of the activations, {saved} of frozen weights)")
+        saved = f"half of the activations, {gib(2 * held.frozen)} of frozen weights"
+        found.append(("precision", Precision.bf16, saved))
     if held.batch is not None and held.batch[0] > 1:
-        found.append(
-            f"train.accumulate={2 * train.accumulate} (micro-batches of {held.batch[0] // 2})"
-        )
+        saved = f"micro-batches of {held.batch[0] // 2}"
+        found.append(("accumulate", 2 * train.accumulate, saved))
     if train.optimizer is Optimizer.adamw:
-        found.append(f"train.optimizer=adamw8bit ({gib(6 * held.trained)}; in a new run)")
+        saved = f"{gib(6 * held.trained)}; in a new run"
+        found.append(("optimizer", Optimizer.adamw8bit, saved))
     if train.ema_decay > 0 and not train.ema_on_cpu:
-        found.append(f"train.ema_on_cpu=true ({gib(4 * held.trained)})")
+        found.append(("ema_on_cpu", True, gib(4 * held.trained)))
     ranks = train.devices * train.nodes
     if ranks > 1 and train.strategy is Strategy.ddp:
         stored = 4 if train.precision is Precision.fp32 else 2
         shared = (16 if train.ema_decay > 0 else 12) * held.trained + stored * held.frozen
-        saved = gib(shared * (ranks - 1) // ranks)
-        found.append(f"train.strategy=fsdp2 (about {saved}: {ranks} ranks share what each has now)")
+        saved = f"about {gib(shared * (ranks - 1) // ranks)}: {ranks} ranks share what each has now"
+        found.append(("strategy", Strategy.fsdp2, saved))
     if not train.lora_rank:
-        found.append("train.lora_rank=64 (trains adapters in place of all weights; in a new run)")
-    return found
+        found.append(("lora_rank", 64, "trains adapters in place of all weights; in a new run"))
+    return [
+        f"train.{key}={in_words(value)} ({saved})"
+        for key, value, saved in found
+        if sharding_mistake(replace(config, train=replace(train, **{key: value}))) is None
+    ]
+
+
+def in_words(value: Any) -> str:
+    """A value as in a config file."""
+    return value.name if isinstance(value, Enum) else str(value).lower()
 
 
 def gib(size: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
@@ -38,18 +39,21 @@ from anyscene.pipeline_inputs import (
     image_size,
     initial_latents,
     layout_plan,
+    per_prompt,
     sampling_place,
     text_condition,
     uncropped,
 )
 
+OUTPUT_TYPES = ("pil", "pt", "np", "latent")
+
 
 @dataclass
 class AnySceneOutput(BaseOutput):
-    """`images` after blending and `raw_images` before it; PIL images, or B 3 H W in [0, 1]."""
+    """`images` after blending and `raw_images` before it, as `output_type` says."""
 
-    images: list[Image] | Tensor
-    raw_images: list[Image] | Tensor
+    images: list[Image] | Tensor | np.ndarray
+    raw_images: list[Image] | Tensor | np.ndarray
 
 
 class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin):
@@ -110,6 +114,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         if record is None:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
+        known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
         if (folder / MODEL_INDEX).is_file():
             return super().from_pretrained(folder, **{**known, **options})
         pipeline = cls(**load_fim_folder(folder, record), **known)
@@ -122,7 +127,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         prompt: str | list[str] | None = None,
         foreground: Tensor | None = None,
         mask: Tensor | None = None,
-        negative_prompt: str | list[str] = "",
+        negative_prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -152,7 +157,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             foreground: B 3 H W in [0, 1], the elements on a canvas; what is outside `mask` is
                 not looked at. None: text only.
             mask: B 1 H W in [0, 1], soft alpha, 1 is foreground.
-            negative_prompt: what the text guidance moves away from; "" is the base's own
+            negative_prompt: what the text guidance moves away from; "" and None are the base's own
                 convention of an empty prompt.
             height, width: pixels; taken from `foreground` where there is one.
             num_inference_steps: of the base's scheduler.
@@ -170,19 +175,22 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             blend, blend_k: see `compositing.blending.blend`.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
-            output_type: `pil`, `pt` (tensors in [0, 1]) or `latent` (scaled latents, unblended).
+            output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
+                latents, unblended.
             callback_on_step_end: diffusers' callback with `latents`; may return other ones.
 
         Raises:
-            InputError: sizes, counts or prompts that do not fit.
+            InputError: sizes, counts or prompts that do not fit, and another `output_type`.
         """
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type={output_type!r} must be {', '.join(OUTPUT_TYPES)}")
         full = text_condition(
             self._encoders(), prompt, (prompt_embeds, pooled_prompt_embeds), "prompt"
         )
         count = len(full.hidden)
         empty = text_condition(
             self._encoders(),
-            [negative_prompt] * count if isinstance(negative_prompt, str) else negative_prompt,
+            per_prompt(negative_prompt, count),
             (negative_prompt_embeds, negative_pooled_prompt_embeds),
             "negative_prompt",
         )
@@ -230,9 +238,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         blended = raw
         if own is not None:
             blended = blend_pixels(raw, own.rgb, own.alpha, Blend(blend), k=blend_k)
-        if output_type == "pt":
-            return AnySceneOutput(images=blended, raw_images=raw)
-        return AnySceneOutput(images=self._pil(blended), raw_images=self._pil(raw))
+        return AnySceneOutput(self._shown(blended, output_type), self._shown(raw, output_type))
 
     def _sample(
         self,
@@ -288,7 +294,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         device = self._execution_device
         return Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
 
-    def _pil(self, images: Tensor) -> list[Image]:
+    def _shown(self, images: Tensor, output_type: str) -> Any:
+        """Images B 3 H W in [0, 1] as `output_type` says."""
         flags = [False] * len(images)
-        pictures: Any = self.image_processor.postprocess(images, "pil", do_denormalize=flags)
-        return pictures
+        return self.image_processor.postprocess(images, output_type, do_denormalize=flags)

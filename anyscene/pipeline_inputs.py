@@ -38,6 +38,11 @@ def text_condition(
     return TextCondition(hidden, pooled)
 
 
+def per_prompt(negative: str | list[str] | None, count: int) -> list[str]:
+    """Negative prompts for `count` prompts: one for all, none, or one each."""
+    return negative if isinstance(negative, list) else [negative or ""] * count
+
+
 def check_foreground(
     foreground: Tensor | None, mask: Tensor | None, count: int
 ) -> tuple[Tensor, Tensor] | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch import distributed
 
 from anyscene import __version__
 from anyscene.checkpoint import (
+    PATTERN,
     check_checkpoint,
     checkpoints,
+    is_finished,
     last_good_checkpoint,
     remove_checkpoint,
     step_of,
@@ -25,6 +28,8 @@ from anyscene.files import write_json
 from anyscene.ranks import is_first_process, node_name
 
 IDENTITY = ("run_id", "wandb_id")
+ASIDE = "damaged-"
+"""Before the name of what was passed over and may be good: a checkpoint no more."""
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
@@ -58,7 +63,8 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
     if resume == "auto":
         return last_good_checkpoint(run / "checkpoints")
     if resume == "never":
-        if is_first_process() and (run / "run.json").exists():  # others may see what it writes
+        held = (run / "run.json").exists() or checkpoints(run / "checkpoints")
+        if is_first_process() and held:  # others may see what it writes
             raise ConfigError(
                 f"train.resume=never, but {run} holds a run; set train.resume=auto to go on with "
                 "it, or another name"
@@ -132,13 +138,47 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def remove_leftovers(run: Path, start_step: int) -> None:
-    """What a killed start was writing, so that starts do not fill the disk; and the damaged or
-    unfinished checkpoints that were passed over, for the run is to write them anew."""
+    """What a killed start was writing, so that starts do not fill the disk.
+
+    The checkpoints that were passed over go out of the way, for the run writes them anew: shares
+    that never became a checkpoint are removed. All others may be good, for a single bad read or a
+    record that a network file system does not show yet looks like damage: the newest is kept under
+    another name.
+    """
     for part in [part for folder in (run, run / "checkpoints") for part in folder.glob(".*.part")]:
-        part.unlink()
+        if part.is_file():  # a killed export's is a folder
+            part.unlink(missing_ok=True)
     for path in checkpoints(run / "checkpoints"):
-        if path.stem > f"step-{start_step:08d}":
+        if path.stem <= f"step-{start_step:08d}":
+            continue
+        if path.is_dir() and not is_finished(path):
             remove_checkpoint(path)
+        else:
+            set_aside(path)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a checkpoint that looks damaged under a name that is none; only the newest such one.
+
+    Says what it does, and how to have the checkpoint back.
+    """
+    names = [kept.name.removeprefix(ASIDE) for kept in path.parent.glob(ASIDE + PATTERN)]
+    if any(name > path.name for name in names):
+        print(f"WARNING: {path} looks damaged, and is removed", file=sys.stderr)
+        remove_checkpoint(path)
+        return
+    for name in names:
+        remove_checkpoint(path.with_name(ASIDE + name))
+    kept = path.with_name(ASIDE + path.name)
+    path.rename(kept)  # before its record: one that was never finished may be removed
+    record = path.with_suffix(".json")
+    if record.is_file():
+        record.rename(kept.with_suffix(".json"))
+    print(
+        f"WARNING: {path} looks damaged, and is {kept.name} from now on, until a newer one does; "
+        "should it be good, give it and its .json the old names again",
+        file=sys.stderr,
+    )
 
 
 def package_versions() -> dict[str, str]:

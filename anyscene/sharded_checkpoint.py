@@ -5,9 +5,10 @@ which a tensor that the ranks share is `{"shape": of the whole, "share": rows of
 record beside the folder lists the files and comes last, as that of a single file.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,25 @@ def _entry(part: Any, key: Any) -> Any:
         return None
 
 
-def wait_for_shares(folder: Path, ranks: int, seconds: float) -> list[dict[str, Any]]:
-    """Name, size and checksum of each rank's file, once all are written.
+def wait_for_shares(
+    folder: Path, writers: Iterable[int], ranks: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Name, size and checksum of the files of some of the ranks, once all these are written.
 
     Raises `DamageError` that names the ranks whose file does not come.
     """
-    names = [share_name(rank, ranks) for rank in range(ranks)]
-    records = [(folder / name).with_suffix(".json") for name in names]
+    names = {rank: share_name(rank, ranks) for rank in writers}
+    records = {rank: (folder / name).with_suffix(".json") for rank, name in names.items()}
     end = time.monotonic() + seconds
-    while missing := [rank for rank, record in enumerate(records) if not record.is_file()]:
+    while missing := [rank for rank, record in records.items() if not record.is_file()]:
         if time.monotonic() > end:
             told = ", ".join(map(str, missing))
             raise DamageError(f"rank {told} did not write a share within {seconds:.0f} s")
         time.sleep(POLL_SECONDS)
-    return [
-        {"name": name, **json.loads(record.read_text())}
-        for name, record in zip(names, records, strict=True)
-    ]
+    return [{"name": names[rank], **json.loads(records[rank].read_text())} for rank in records]
+
+
+def sha256_of_shares(shares: list[Path]) -> str:
+    """Checksum of the checksums in the shares' records, in the order of ranks."""
+    digests = [json.loads(share.with_suffix(".json").read_text())["sha256"] for share in shares]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

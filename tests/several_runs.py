@@ -2,7 +2,8 @@
 
 Lightning starts the other rank with the same command; one pair of processes makes all runs. Of run
 n rank r writes its batches' keys to FOLDER/keys-n-r.jsonl, and to FOLDER/weights-n-r.json how many
-weights of each network it holds, and how many the network has.
+weights of each network it holds, and how many the network has. With shared weights ranks begin with
+other embedders, as if they had fitted them unlike each other: the first one's must count.
 """
 
 import json
@@ -18,6 +19,7 @@ def record(folder: Path, number: int) -> None:
     """Note what run `number` does from now on."""
     import torch
 
+    from anyscene.config import Config, Strategy
     from anyscene.models.sharding import own_share
     from anyscene.module import SceneModule
 
@@ -42,6 +44,15 @@ def record(folder: Path, number: int) -> None:
     def held(parameter: torch.Tensor) -> int:
         return own_share(parameter.detach()).numel()
 
+    def start_unlike_the_first(self: SceneModule, config: Config) -> None:
+        init(self, config)
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if config.train.strategy is Strategy.fsdp2 and self.injection is not None:
+            with torch.no_grad():
+                for weight in self.injection.controlnet_cond_embedding.parameters():
+                    weight += rank
+
+    SceneModule.__init__ = start_unlike_the_first
     SceneModule.training_step = note_keys
     SceneModule.configure_optimizers = note_weights
 
@@ -52,6 +63,7 @@ if __name__ == "__main__":
     quiet_libraries()
     from anyscene.module import SceneModule
 
+    init = SceneModule.__init__
     training_step = SceneModule.training_step
     configure_optimizers = SceneModule.configure_optimizers
     folder = Path(sys.argv[1])

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -22,7 +23,9 @@ from anyscene.checkpoint import (
     step_of,
     write_checkpoint,
 )
-from anyscene.errors import DamageError, InputError
+from anyscene.config import Config
+from anyscene.errors import ConfigError, DamageError, InputError
+from anyscene.run_folder import find_checkpoint, remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
@@ -87,12 +90,74 @@ def test_a_damaged_newest_one_falls_back_loudly(name, tmp_path, capsys):
     assert errors.endswith("falling back to the checkpoint before\n")
 
 
+def test_what_was_passed_over_is_kept_but_once(tmp_path, capsys):
+    """A file whose record is not to be seen may be whole; that the disk fills is no better."""
+    folder = tmp_path / "checkpoints"
+    good, *passed_over = (save(folder, step) for step in (1, 2, 3))
+    passed_over[1].with_suffix(".json").unlink()
+    content = passed_over[1].read_bytes()
+    remove_leftovers(tmp_path, 1)
+    kept = folder / "damaged-step-00000003.ckpt"
+    assert sorted(folder.iterdir()) == [kept, good, good.with_suffix(".json")]
+    assert kept.read_bytes() == content
+    assert checkpoints(folder) == [good]
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0].startswith(f"WARNING: {passed_over[1]} looks damaged, and is {kept.name} from")
+    assert errors[1] == f"WARNING: {passed_over[0]} looks damaged, and is removed"
+    newer = save(folder, 4)
+    remove_leftovers(tmp_path, 1)
+    kept = folder / f"damaged-{newer.name}"
+    assert sorted(folder.iterdir()) == [
+        kept,
+        kept.with_suffix(".json"),
+        good,
+        good.with_suffix(".json"),
+    ]
+    check_checkpoint(kept)
+
+
+def test_files_of_other_names_are_no_checkpoints(tmp_path):
+    folder = tmp_path / "checkpoints"
+    good = save(folder, 100)
+    others = [folder / f"step-{name}.ckpt" for name in ("00000100-one", "00000100.best", "last")]
+    for path in others:
+        path.touch()
+    assert checkpoints(folder) == [good]
+    remove_leftovers(tmp_path, 100)
+    assert all(path.is_file() for path in others)
+
+
+def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
+    config = Config(name="x")
+    config = replace(config, train=replace(config.train, resume="never"))
+    assert find_checkpoint(config, tmp_path) is None
+    save(tmp_path / "checkpoints", 1)
+    with pytest.raises(ConfigError, match=r"train\.resume=never, but .* holds a run"):
+        find_checkpoint(config, tmp_path)
+
+
 def test_nothing_to_go_on_from(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
-    for step in (1, 2):
-        truncate(save(tmp_path, step))
+    first = save(tmp_path, 1)
+    truncate(first)
+    with pytest.raises(InputError, match=r"all 1 checkpoints in .* are damaged; restore one"):
+        last_good_checkpoint(tmp_path)
+    second = save(tmp_path, 2)
+    for path in (first, second):  # records that were lost
+        path.with_suffix(".json").unlink()
     with pytest.raises(InputError, match=r"all 2 checkpoints in .* are damaged; restore one"):
         last_good_checkpoint(tmp_path)
+
+
+def test_a_kill_while_the_first_is_written_does_not_end_the_run(tmp_path, capsys):
+    """The file is there before its checksum is known; shares are there one after another."""
+    save(tmp_path / "file", 1).with_suffix(".json").unlink()
+    share = tmp_path / "shares" / "step-00000001.ckpt" / "rank-00000-of-00002.ckpt"
+    write_checkpoint({"global_step": 1}, share)
+    for name in ("file", "shares"):
+        assert last_good_checkpoint(tmp_path / name) is None
+        told = f"WARNING: no checkpoint in {tmp_path / name} was ever finished: starting anew\n"
+        assert capsys.readouterr().err.endswith(told)
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path):
@@ -178,6 +243,10 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch, capsy
             io.finish()
     warning = capsys.readouterr().err
     assert warning.startswith(f"WARNING: {second} could not be written")
+    with monkeypatch.context() as patch:  # for the record alone there is no room
+        patch.setattr("anyscene.checkpoint.write_json", fail_with_a_full_disk)
+        io.save_checkpoint({"global_step": 2}, second)
+        io.teardown()
     assert last_good_checkpoint(tmp_path) == first
     assert len(os.listdir(tmp_path)) == 2
     io.save_checkpoint({"global_step": 2}, second)

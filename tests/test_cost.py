@@ -50,6 +50,16 @@ def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
     assert f"peak {lean.peak / GIB:.1f}" in lean.lines()[-1]
 
 
+@pytest.mark.slow
+def test_memory_of_sdxl(demo_shards: Path, tmp_path: Path) -> None:
+    base = published_base(tmp_path / "sdxl", "sdxl")
+    common = ("data.batch_size=1", "train.precision=bf16", "train.gradient_checkpointing=true")
+    saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
+    size = (1024, 1024)
+    assert count_step(config_of(base, demo_shards, *common), size).peak < 40 * GIB
+    assert count_step(config_of(base, demo_shards, *common, *saving), size).peak < 24 * GIB
+
+
 def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -> None:
     common = ("train.ema_decay=0", "data.batch_size=2")
     fim = count_step(config_of(tiny_base_folder, demo_shards, *common))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tiny import tiny_base, tiny_config
 from torch import Tensor
 
-from anyscene.checkpoint import checkpoints, read_checkpoint
+from anyscene.checkpoint import checkpoints, read_checkpoint, write_share
+from anyscene.cli import main
 from anyscene.compositing.hint import make_hint
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.data.sample import MANIFEST_NAME
@@ -30,6 +31,7 @@ from anyscene.visual import sample_grid
 
 PROMPT = "a red mug on a meadow"
 SIZE = 64
+FIM_WEIGHTS = "controlnet/diffusion_pytorch_model.safetensors"
 
 
 def foreground() -> tuple[Tensor, Tensor]:
@@ -363,6 +365,19 @@ def test_damaged_checkpoint_falls_back_unless_it_was_named(tiny_run: Path, tmp_p
     first = checkpoints(run / "checkpoints")[-1]
     out = export(run, tmp_path / "first", checkpoint=first)
     assert json.loads((out / "anyscene.json").read_text())["step"] == 1
+
+
+def test_a_checkpoint_in_shares_can_be_named(tiny_run: Path, tmp_path: Path, capsys):
+    first = checkpoints(tiny_run / "checkpoints")[-1]
+    shares = tmp_path / first.name
+    write_share(read_checkpoint(first), shares, rank=0, ranks=1)
+    for checkpoint, name in ((first, "one"), (shares, "other")):
+        arguments = [str(tiny_run), "--out", str(tmp_path / name), "--checkpoint", str(checkpoint)]
+        assert main(["export", *arguments]) == 0
+    one, other = (load_file(tmp_path / name / FIM_WEIGHTS) for name in ("one", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert main(["export", *arguments[:3], "--checkpoint", str(tmp_path / "none.ckpt")]) == 2
+    assert capsys.readouterr().err == f"anyscene: no checkpoint {tmp_path / 'none.ckpt'}\n"
 
 
 def test_another_base_in_the_place_of_the_run_s(tiny_run: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ import torch
 from sampling import PROMPTS, moved_fim, one_step, quiet
 
 from anyscene.compositing.hint import make_hint
+from anyscene.export import export
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
@@ -80,7 +81,7 @@ def test_guidance_away_from_the_empty_hint(base, fim, monkeypatch):
     )
 
 
-def test_an_export_says_whether_the_fim_knows_the_empty_hint(tiny_export, tmp_path):
+def test_an_export_says_whether_the_fim_knows_the_empty_hint(tiny_run, tiny_export, tmp_path):
     folder = Path(shutil.copytree(tiny_export, tmp_path / "export"))
     record = json.loads((folder / "anyscene.json").read_text())
     for share in (0.2, 0):
@@ -90,3 +91,7 @@ def test_an_export_says_whether_the_fim_knows_the_empty_hint(tiny_export, tmp_pa
     pipeline = AnyScenePipeline.from_pretrained(folder, empty_hint=True)  # to compare the two
     pipeline.save_pretrained(tmp_path / "saved")
     assert AnyScenePipeline.from_pretrained(tmp_path / "saved").config["empty_hint"]
+    alone = export(tiny_run, tmp_path / "alone", with_base=False)
+    for told in (True, False):
+        pipeline = AnyScenePipeline.from_pretrained(alone, empty_hint=told)
+        assert pipeline.config["empty_hint"] == told

@@ -81,7 +81,7 @@ def hints_without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyscene.pipeline.AnyScenePipeline._control", lambda *_: None)
+    monkeypatch.setattr("anyscene.pipeline.controls", lambda *_: (None, None))
 
 
 def average_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,6 +224,7 @@ def test_arguments_of_a_configuration():
         ({"generator": generators(3)}, "3 generators for 2 images; give one an image"),
         ({"negative_prompt": ["", "", ""]}, "3 negative prompts for 2 prompts"),
         ({"prompt": None}, "give prompt or prompt_embeds"),
+        ({"output_type": "png"}, "output_type='png' must be pil, pt, np, latent"),
         (
             {"prompt_embeds": torch.zeros(2, 32, 16), "pooled_prompt_embeds": torch.zeros(2, 8)},
             "prompt_embeds of this base has no use for pooled embeddings beside it",
@@ -237,6 +239,24 @@ def test_what_does_not_fit_is_refused(change, line, pipeline):
         pipeline(num_inference_steps=1, **arguments)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_outputs_in_each_form_are_the_same_images(pipeline):
+    rgb, mask = foregrounds()
+    pil, pt, array = (
+        pipeline(
+            PROMPTS,
+            rgb,
+            mask,
+            negative_prompt=None,
+            generator=generators(),
+            num_inference_steps=1,
+            output_type=kind,
+        ).images
+        for kind in ("pil", "pt", "np")
+    )
+    np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(np.stack([np.array(one) for one in pil]), (array * 255).round())
 
 
 def test_a_callback_may_replace_the_latents(pipeline):

@@ -15,6 +15,7 @@ from tiny import tiny_base
 from training import assert_same_training_state, contents, recorded_keys, refused
 
 from anyscene.cli import main
+from anyscene.run_folder import IDENTITY
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -136,6 +137,16 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     line = refused(workspace.command("other", f"train.resume={damaged}"), capsys, code=1)
     assert "it was never finished" in line
     assert not workspace.run("other").folder.exists()
+
+
+def test_a_run_keeps_its_identity_though_its_record_is_lost(whole, workspace):
+    run, _ = whole
+    copy = workspace.killed_copy(run, "no-record", 3)
+    before = json.loads((copy.folder / "run.json").read_text())
+    (copy.folder / "run.json").unlink()
+    workspace.train("no-record", "train.steps=4", "data.val=null")
+    after = json.loads((copy.folder / "run.json").read_text())
+    assert {key: after[key] for key in IDENTITY} == {key: before[key] for key in IDENTITY}
 
 
 def mixed_with_workers(demo_shards):

@@ -171,12 +171,15 @@ def test_shares_convert_to_one_file_that_is_exported_and_trained_on(runs, tmp_pa
         (("{one}", "--out", "{folder}/x.ckpt"), "is one file already"),
         (("{folder}/none.ckpt", "--out", "{folder}/x.ckpt"), "no checkpoint"),
         (("{folder}", "--out", "{one}"), "is there already"),
+        (("{folder}", "--out", "{run}/run.ckpt"), "run.json is there already"),
+        (("{run}/checkpoints", "--out", "{run}/x.ckpt"), "is no checkpoint in shares"),
     ],
 )
 def test_convert_refuses_in_one_line(arguments, told, runs, capsys):
     places = {
         "folder": runs.run("sharded").checkpoint(6),
         "one": runs.run("data-parallel").checkpoint(6),
+        "run": runs.run("sharded").folder,
     }
     assert main(["convert", *(word.format(**places) for word in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,6 +1,7 @@
 """Job scripts: what a user asks for, in SLURM's words; no Slurm needed."""
 
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -190,5 +191,15 @@ def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
     assert lines[1] == "restarts:   0"
     assert lines[2].startswith("step:       ")
     assert re.fullmatch(r"checkpoint: step-00000003, [\d.e-]+ GB", lines[3])
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    rows = "step,name,value\n3,train/images_per_second,12.34\n"
+    (run / "metrics.csv").write_text(rows)
+    (run / "logs").mkdir()
+    (run / "logs/slurm-7.out").write_text("one\ntwo\nthree\n")
+    assert main(["status", str(run), "--lines", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "(job 7)" in lines[0] or lines[0].endswith("no SLURM here (job 7)")
+    assert lines[2] == "step:       3, 12.3 images/s"
+    assert lines[4:] == [f"log:        {run / 'logs/slurm-7.out'}", "  two", "  three"]
     line = refused(["status", str(tmp_path)], capsys)
     assert "is no run folder" in line

@@ -1,6 +1,7 @@
 """Options of training on tiny bases: precision, LoRA, smaller FIMs, the average on the CPU."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,20 @@ def test_a_frozen_fim_beside_the_unet(tiny_base_folder, tiny_export, demo_shards
         assert all(torch.equal(before[name], after[name]) for name in before) == same
     with pytest.raises(ConfigError, match=r"needs a trained FIM, fim\.init"):
         tiny_config(tiny_base_folder, demo_shards, tmp_path, "train.trainable=unet")
+
+
+def test_a_frozen_fim_beside_the_unet_is_sampled_with(
+    tiny_base_folder, tiny_export, demo_shards, tmp_path
+):
+    """Validation draws with the FIM in its place, and with the UNet's average in the UNet's."""
+    options = ("train.trainable=unet", f"fim.init={tiny_export}")
+    module = SceneModule(tiny_config(tiny_base_folder, demo_shards, tmp_path, *options))
+    pipeline = module.pipeline()
+    assert (pipeline.controlnet, pipeline.unet) == (module.injection, module.base.unet)
+    module.averaged = deepcopy(module.base.unet)
+    pipeline = module.pipeline()
+    assert (pipeline.controlnet, pipeline.unet) == (module.injection, module.averaged)
+    assert module.pipeline(averaged=False).unet is module.base.unet
 
 
 def test_zero_terminal_snr_reaches_the_export(tiny_base_folder, demo_shards, tmp_path):

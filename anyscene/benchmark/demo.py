@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anyscene.benchmark.build import BuildSettings, build
-from anyscene.benchmark.methods import METHODS
+from anyscene.benchmark.methods import METHODS, NEEDS_SUBJECTS
 from anyscene.benchmark.report import write_report
 from anyscene.benchmark.run import run
 from anyscene.benchmark.runs import read_runs
@@ -54,7 +54,7 @@ def run_demo(out: Path, settings: DemoSettings, seed: int = 0) -> Path:
         micro_batch=settings.micro_batch,
     )
     folders: list[tuple[str | None, Path]] = []
-    for name in METHODS:
+    for name in (name for name in METHODS if name not in NEEDS_SUBJECTS):
         folder = out / "runs" / name
         model = FIM if name == "anyscene" else BASE
         begun = time.perf_counter()

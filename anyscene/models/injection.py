@@ -1,6 +1,6 @@
 """The Foreground Injection Module (FIM): a ControlNet of the base that is shown the foreground."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -203,3 +203,11 @@ def fit_embedder(
         share = whole_loss / float(torch.cat(targets).var())
     optimizer.zero_grad()
     return share
+
+
+def take_first_embedder(fim: ControlNetModel, broadcast: Callable[[Any], Any]) -> None:
+    """Give all ranks the first one's embedder: each has fitted its own, which need not be the same
+    to the last bit, and weights that are shared out must be. DDP does so by itself."""
+    embedder = fim.controlnet_cond_embedding
+    own = {name: value.cpu() for name, value in embedder.state_dict().items()}
+    embedder.load_state_dict(broadcast(own))

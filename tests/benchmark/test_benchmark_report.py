@@ -99,6 +99,10 @@ def test_report_shows_this_run_only(demo_benchmark: Benchmark, runs: list[Run], 
         assert "not computed: metrics.inception is not given" in text
     figures = json.loads((scored / "scores.json").read_text())["methods"]["anyscene"]["figures"]
     assert f"{figures['psnr_in_mask']['value']:.3g}" in markdown
+    for plot in ("bars.svg", "groups.svg"):
+        assert (scored / "report" / plot).stat().st_size > 1000
+        assert f"report/{plot}" in markdown
+    assert re.search(r"anyscene: \d+ images, model", markdown)
     with Image.open(scored / "report" / "grid.png") as grid:
         assert grid.width > 5 * 160  # foreground, four methods, real
     before = {path: path.read_bytes() for path in scored.rglob("report*") if path.is_file()}

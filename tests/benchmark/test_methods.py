@@ -39,7 +39,7 @@ from anyscene.scene_list import Scene
 PLAIN_METHODS = ("stable_diffusion", "inpaint_anything", "blended_latent", "paste", "known_shadow")
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+@pytest.fixture(scope="module", params=["sd15", "sd21-v", "sdxl"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny base of a family, with a FIM that its export would have."""
     folder = family_base(tmp_path_factory.mktemp("base") / request.param, request.param)

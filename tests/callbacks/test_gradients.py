@@ -1,6 +1,7 @@
 """The gradient before a step: its norm, its clipping, and runs that are stopped in time."""
 
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from training import Run, Workspace, assert_same_training_state, recorded_keys, 
 
 from anyscene.callbacks.gradients import Gradients
 from anyscene.cli import main
+from anyscene.config import Config, Precision, Strategy
 from anyscene.module import SceneModule
+from anyscene.out_of_memory import Held, remedies
 
 
 @pytest.fixture
@@ -91,6 +94,27 @@ def test_out_of_memory_names_the_batch_and_what_helps(
     line = refused(workspace.command("fuller", "train.accumulate=4", *used), capsys, code=1)
     assert not any(f"{name} (" in line for name in used)
     assert "accumulate" not in line
+
+
+OTHERS = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true", "train.lora_rank=64")
+"""What fsdp2 cannot go with."""
+
+
+@pytest.mark.parametrize(
+    ("values", "helping"),
+    [
+        ({}, {*OTHERS, "train.strategy=fsdp2"}),
+        ({"strategy": Strategy.fsdp2}, set()),
+        ({"channels_last": True}, {*OTHERS}),
+        ({"compile": True}, {*OTHERS}),
+        ({"lora_rank": 4}, {*OTHERS[:2]}),
+    ],
+)
+def test_out_of_memory_suggests_what_the_run_may_use(values: dict[str, Any], helping: set[str]):
+    train = {"devices": 2, "gradient_checkpointing": True, "precision": Precision.bf16, **values}
+    config = Config(name="x")
+    config = replace(config, train=replace(config.train, **train))
+    assert {one.split(" (")[0] for one in remedies(config, Held(1, 1, None))} == helping
 
 
 def test_out_of_memory_while_the_embedder_is_fitted_names_one_rank_s_batch(

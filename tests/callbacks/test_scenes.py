@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins import Precision
@@ -83,7 +84,7 @@ def test_figures_are_those_of_the_sampled_scenes(module, batches, tmp_path, monk
 
 
 def test_grid_of_the_first_scenes_in_their_order(module, batches, tmp_path, monkeypatch):
-    callback = ValidationScenes(tmp_path, module.config.sample, None)
+    callback = ValidationScenes(tmp_path, module.config.sample, None, tables=True)
     shown: dict = {}
 
     def note(columns, prompts):
@@ -100,6 +101,9 @@ def test_grid_of_the_first_scenes_in_their_order(module, batches, tmp_path, monk
     assert torch.equal(shown["columns"]["mask"][2:], second["mask"][:1])
     assert not torch.equal(shown["columns"]["generated"], shown["columns"]["blended"])
     assert (tmp_path / "step-00000007/grid.png").read_text() == "PNG"
+    with np.load(tmp_path / "step-00000007/scenes.npz") as table:
+        assert set(table) == {"prompt", *shown["columns"]}
+        assert table["prompt"].tolist() == shown["prompts"]
 
 
 def test_metrics_without_weights_are_named_once_with_the_reason(module, tmp_path, capsys):

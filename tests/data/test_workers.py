@@ -158,3 +158,4 @@ def test_memory_of_a_worker_does_not_grow_with_what_it_has_read(
     batch = 40 * SIDE * SIDE * 5
     assert used[1] - used[0] < PREFETCH_FACTOR * batch + 30e6
     assert used[2] - used[1] < 3e6
+    assert used[2] < PREFETCH_FACTOR * batch + 300e6
