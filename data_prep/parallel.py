@@ -7,10 +7,10 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from anyscene.errors import DamageError
 
@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 
 CHUNK_ITEMS = 8
 CHUNKS_IN_FLIGHT_PER_WORKER = 4
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def ordered_map(
@@ -38,58 +40,98 @@ def ordered_map(
         yield from map(function, items)
         return
     chunks = _chunks(items, chunk_items)
-    with ProcessPoolExecutor(workers, mp_context=_Spawn(), initializer=_begin_worker) as pool:
-        first = itertools.islice(chunks, workers * CHUNKS_IN_FLIGHT_PER_WORKER)
+    processes = [_Worker(function) for _ in range(workers)]
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    for process in processes:
+        free.put(process)
+
+    def apply(chunk: list[Item]) -> list[Result]:
+        process = free.get()
         try:
-            pending = deque(pool.submit(_apply, function, chunk) for chunk in first)
-            # The pool looks after the workers that it had when something was last submitted, and
-            # starts a worker after a submission: without one more it may miss the last one's death.
-            pool.submit(_apply, function, [])
-            while pending:
-                results = pending.popleft().result()
-                pending.extend(
-                    pool.submit(_apply, function, chunk) for chunk in itertools.islice(chunks, 1)
-                )
-                yield from results
-        except BrokenProcessPool:
-            raise DamageError(
-                "a worker process was killed, perhaps for lack of memory; "
-                "run the same command again, with fewer workers"
-            ) from None
+            return process.apply(chunk)
+        except _KilledError:
+            for other in processes:  # whose results are waited for first, perhaps
+                other.process.kill()
+            raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            free.put(process)
+
+    threads = ThreadPoolExecutor(workers)
+    try:
+        first = itertools.islice(chunks, workers * CHUNKS_IN_FLIGHT_PER_WORKER)
+        pending = deque(threads.submit(apply, chunk) for chunk in first)
+        while pending:
+            results = pending.popleft().result()
+            pending.extend(threads.submit(apply, chunk) for chunk in itertools.islice(chunks, 1))
+            yield from results
+    except _KilledError:
+        raise DamageError(
+            "a worker process was killed, perhaps for lack of memory; "
+            "run the same command again, with fewer workers"
+        ) from None
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.end()
+        threads.shutdown()
 
 
-class _Worker(SpawnProcess):
-    """A process whose end cannot be held back.
+class _KilledError(Exception):
+    """A worker process is no more."""
 
-    The pool terminates the survivors when one worker is killed, and waits for them without limit.
-    By SIGTERM that is forever where it was blocked or ignored when this command was started, for
-    that is inherited: by a worker at work, and by one that has not got beyond its imports.
+
+class _Worker:
+    """A process with a connection of its own.
+
+    `ProcessPoolExecutor` has one pipe for the results of all: of a worker that is killed while it
+    writes one, the rest is waited for without limit, since the others hold the pipe open. Here its
+    death is the end of the connection, in the middle of a result too.
     """
 
-    def terminate(self) -> None:
-        self.kill()
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.connection, others = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_work, args=(others, function), daemon=True)
+        self.process.start()
+        others.close()
+
+    def apply(self, chunk: list[Any]) -> list[Any]:
+        """The results of a chunk. Raises the function's error, or `_KilledError`."""
+        try:
+            self.connection.send(chunk)
+            results, error = self.connection.recv()
+        except (EOFError, OSError):
+            raise _KilledError from None
+        if error is not None:
+            raise error
+        return results
+
+    def end(self) -> None:
+        """Kill it: SIGTERM may have been blocked or ignored when this command was started, and that
+        is inherited."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
 
-class _Spawn(SpawnContext):
-    Process = _Worker
+def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
+    """What a process does until it is killed, or its parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are left to the parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # multiprocessing ends by it what is left behind
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        chunk = connection.recv()
+        try:
+            answer = [function(item) for item in chunk], None
+        except Exception as error:
+            answer = None, error
+        connection.send(answer)
 
 
 def _chunks(items: Iterable[Item], length: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, length)):
         yield chunk
-
-
-def _apply(function: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
-    return [function(item) for item in chunk]
-
-
-def _begin_worker() -> None:
-    """Leave interrupts to the parent, and end when it does: a killed one cannot tell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

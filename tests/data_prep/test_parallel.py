@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -49,6 +50,31 @@ def test_results_come_in_order_and_few_items_are_taken_ahead(workers: int) -> No
 def test_a_killed_worker_is_one_clear_error() -> None:
     with pytest.raises(DamageError, match="a worker process was killed, perhaps for lack of mem"):
         list(ordered_map(partial(killed_at, 30), range(100), workers=2))
+
+
+def killed_while_it_answers(delay: float, _: int) -> bytes:
+    """Its result takes longer to be sent than the process lives."""
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return bytes(2**28)
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.1])
+def test_a_worker_that_is_killed_within_its_answer_is_not_waited_for(delay: float) -> None:
+    with pytest.raises(DamageError, match="a worker process was killed"):
+        list(ordered_map(partial(killed_while_it_answers, delay), range(4), workers=2))
+
+
+def failing_at(wanted: int, number: int) -> int:
+    if number == wanted:
+        raise DamageError(f"item {number}")
+    return number
+
+
+def test_an_error_of_the_function_comes_where_its_item_would() -> None:
+    results = ordered_map(partial(failing_at, 30), range(100), workers=2, chunk_items=1)
+    assert [next(results) for _ in range(30)] == list(range(30))
+    with pytest.raises(DamageError, match=r"^item 30$"):
+        next(results)
 
 
 ONE_KILLED = """
