@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from anyscene.config import TrainConfig
@@ -32,8 +32,13 @@ class Gradients(Callback):
         self.clip_norm = train.clip_norm
         self.scaled = scales_loss(train.precision)
         self.norm: Tensor | float = 0.0
+        self.parameters: list[nn.Parameter] = []
         self.keys: list[list[str]] = []  # of the step's micro-batches so far
         self.losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        assert isinstance(pl_module, SceneModule)
+        self.parameters = trained_parameters(pl_module.trained)
 
     def on_train_batch_start(
         self,
@@ -57,11 +62,10 @@ class Gradients(Callback):
     def on_before_optimizer_step(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: LightningModule,  # noqa: ARG002
         optimizer: Any,  # noqa: ARG002
     ) -> None:
-        assert isinstance(pl_module, SceneModule)
-        parameters = [p for p in trained_parameters(pl_module.trained) if p.grad is not None]
+        parameters = [p for p in self.parameters if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         self.norm = whole_value(norm)  # over the ranks, where they share the gradient
         if not self.is_sound(trainer):
@@ -71,7 +75,7 @@ class Gradients(Callback):
     def is_sound(self, trainer: Trainer) -> bool:
         """Whether the step may be taken: on all ranks alike."""
         if not self.scaled:
-            return bool(torch.as_tensor(self.norm).isfinite())
+            return math.isfinite(self.norm)
         lost = torch.stack(self.losses).isfinite().logical_not().any().float()
         return not bool(trainer.strategy.reduce(lost, reduce_op="sum"))
 
