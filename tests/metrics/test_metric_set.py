@@ -96,7 +96,7 @@ def test_every_metric_has_a_value_or_a_reason(whole):
 
 
 def test_lpips_without_torchvision_gives_the_reason(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks, "find_spec", lambda _: None)
     metrics = build_metric_set(MetricsConfig(lpips=True))
     metrics.update(batch())
     told = metrics.compute()["lpips"].text()
