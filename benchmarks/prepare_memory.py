@@ -1,6 +1,6 @@
 """Memory of `anyscene prepare coco` over its run, on annotations of COCO's size.
 
-    python benchmarks/prepare_memory.py [--images 118000] [--stop 20000]
+    python benchmarks/prepare_memory.py [--images 118000] [--stop 20000]  # 118000: to the end
 
 Annotations, captions and a picture of 64 pixels that all images share are made up, with as many
 instances and captions an image as COCO has. The command runs on them with two workers, to its end
@@ -12,7 +12,6 @@ most within each tenth of the images is printed.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 IMAGES, INSTANCES, CAPTIONS = 118_000, 860_000, 590_000  # of COCO's train2017, about
+STOP = 20_000  # images
 SIZE = 64  # pixels
 INTERVAL = 0.2  # seconds between two looks
 PARTS = 10
@@ -44,13 +44,14 @@ def main() -> None:
     """Print when the command started, what each tenth of the images took, and the most of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--stop", type=int, help="images to run for; default: to the end")
+    parser.add_argument("--stop", type=int, default=STOP, help="images to run for")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size = write_source(Path(folder), options.images)
         print(f"{options.images} images, annotations of {size / 1e6:.0f} MB", flush=True)
         start = time.monotonic()
-        measured = run(Path(folder), options.stop or options.images, options.stop is not None)
+        stop = min(options.stop, options.images)
+        measured = run(Path(folder), stop, whole=stop == options.images)
         print(f"ran for {time.monotonic() - start:.0f} s")
         print(f"started after {measured.started:.1f} s of processor time")
         print(f"at most {measured.largest / 2**30:.2f} GiB in all processes together")
@@ -118,7 +119,7 @@ def write_table(path: Path, **rows: Iterator[str]) -> None:
         file.write("}")
 
 
-def run(folder: Path, images: int, stop: bool) -> Measured:
+def run(folder: Path, images: int, *, whole: bool) -> Measured:
     """Look at the command until it ends, or is killed after `images`; print each tenth of them."""
     out = folder / "out"
     words = [f"--{name}={folder / name}.json" for name in ("instances", "captions")]
@@ -127,28 +128,28 @@ def run(folder: Path, images: int, stop: bool) -> Measured:
     measured, journal, part = Measured(), JournalLines(out / "preparing.jsonl"), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            while process.poll() is None and not (stop and journal.count() >= images):
+            while process.poll() is None and (whole or journal.count() < images):
                 if not measured.started and out.is_dir():
                     measured.started = processor_seconds(process.pid)
                 look(process.pid, measured)
                 if journal.count() >= (part + 1) * images / PARTS:
                     part += 1
                     print_part(part, measured)
+                    measured.main = measured.worker = 0
+                    look(process.pid, measured)
                 time.sleep(INTERVAL)
+            if process.poll():
+                raise SystemExit(f"it ended with exit code {process.returncode}")
         finally:
             process.kill()  # its workers end with it
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise SystemExit(f"it ended with exit code {process.returncode}")
     if part < PARTS:
         print_part(PARTS, measured)
     return measured
 
 
 def print_part(part: int, measured: Measured) -> None:
-    """Print what a tenth of the images took, and begin the next."""
     main, worker = measured.main / 1e6, measured.worker / 1e6
     print(f"to {part / PARTS:4.0%} main {main:8.1f} MB, a worker {worker:6.1f} MB", flush=True)
-    measured.main = measured.worker = 0
 
 
 class JournalLines:
