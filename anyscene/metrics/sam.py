@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from scipy import ndimage
 from torch import Tensor, nn
-from transformers import SamModel, SamProcessor
+from transformers import SamConfig, SamModel, SamProcessor
+from transformers.utils import logging
 
 from anyscene.errors import InputError
 
@@ -78,18 +80,33 @@ class SamSegmenter(nn.Module):
 
 
 def load_sam(path: str | Path) -> tuple[SamModel, SamProcessor]:
-    """The SAM of a folder or hub id, frozen. Raises `InputError` where it is none."""
+    """The SAM of a folder or hub id, frozen, in float32. Raises `InputError` where it is none, or
+    lacks weights: transformers would fill them with random numbers."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of all weights; the error below says enough
     try:
-        model = SamModel.from_pretrained(path)
+        kind = SamConfig.get_config_dict(path)[0].get("model_type")
+        if kind != SamConfig.model_type:
+            raise _no_sam(path, f"it is a {kind}" if kind else "no config.json says what it is")
+        model, report = SamModel.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         processor = SamProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"--sam {str(path)!r} could not be loaded ({reason}); give a folder or hub id of a "
-            "SAM, such as facebook/sam-vit-base"
-        ) from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _no_sam(path, " ".join(str(error).split())[:200]) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    if wrong := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise _no_sam(path, f"{len(wrong)} of its weights are missing or misshapen, as {wrong[0]}")
     model.requires_grad_(False)
     return model.eval(), processor
+
+
+def _no_sam(path: str | Path, reason: str) -> InputError:
+    return InputError(
+        f"--sam {str(path)!r} could not be loaded ({reason}); give a folder or hub id of a SAM, "
+        "such as facebook/sam-vit-base"
+    )
 
 
 def element_points(mask: np.ndarray) -> list[list[list[float]]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_sam import tiny_sam
 
 from anyscene.errors import InputError
@@ -68,4 +69,28 @@ def test_points_lie_inside_their_own_part_and_apart():
 
 def test_a_folder_without_a_sam_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="could not be loaded"):
+        SamSegmenter.from_pretrained(tmp_path)
+
+
+def test_a_sam_that_is_not_whole_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """transformers would fill what it lacks with random numbers, and print a table of it."""
+    file = tiny_sam(tmp_path) / "model.safetensors"
+    capfd.readouterr()
+    whole, weights = file.read_bytes(), load_file(file)
+    name = "mask_decoder.iou_token.weight"
+    for changed in ({}, {name: weights[name][:, :8].contiguous()}):
+        rest = {key: value for key, value in weights.items() if key != name}
+        save_file(rest | changed, file, metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"1 of its weights are missing .*, as {name}"):
+            SamSegmenter.from_pretrained(tmp_path)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="could not be loaded"):
+        SamSegmenter.from_pretrained(tmp_path)
+    assert "MISSING" not in "".join(capfd.readouterr())
+
+
+def test_another_model_is_no_sam(tmp_path: Path):
+    config = tiny_sam(tmp_path) / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "sam"', '"model_type": "sam2"'))
+    with pytest.raises(InputError, match="it is a sam2"):
         SamSegmenter.from_pretrained(tmp_path)
