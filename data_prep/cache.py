@@ -18,7 +18,7 @@ from anyscene.models.loading import load_base
 from data_prep.cache_sample import cached_members, encode_scenes
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import Arguments, finished_manifest, tool_versions
-from data_prep.shard_by_shard import Batch, Members, Work, write_shards
+from data_prep.shard_by_shard import Batch, Members, Work, check_out, write_shards
 
 TOOLS = ("torch", "diffusers", "safetensors", "numpy", "opencv-python-headless")
 
@@ -49,6 +49,7 @@ def prepare_cache(
         raise InputError(f"--batch-size {settings.batch_size} must be at least 1")
     if source.base is not None:
         raise InputError(f"{shards!r} is a cache; give the shards that it was made from")
+    check_out(source, out, part)
     device = choose_device(settings.device)
     torch.set_float32_matmul_precision("high")  # as in training
     base = load_base(settings.base, settings.revision, settings.first_stage)

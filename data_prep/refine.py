@@ -25,7 +25,7 @@ from data_prep.inspect_statistics import read_descriptions
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import Arguments, finished_manifest, tool_versions
 from data_prep.refine_sample import KEPT, annotated_masks, refined_members
-from data_prep.shard_by_shard import Batch, Members, Work, write_shards
+from data_prep.shard_by_shard import Batch, Members, Work, check_out, write_shards
 
 TOOLS = ("torch", "transformers", "numpy", "opencv-python-headless", "scipy")
 
@@ -61,6 +61,7 @@ def prepare_refined(
     source = read_manifest(shards)
     if source.base is not None:
         raise InputError(f"{shards!r} is a cache; refine the shards that it was made from")
+    check_out(source, out, part)
     device = choose_device(settings.device)
     sam = SamSegmenter.from_pretrained(settings.sam)
     arguments = _arguments(source, sam, settings, device)
@@ -71,7 +72,8 @@ def prepare_refined(
     soften = float(source.filters.get("soften", 0))
     convert = partial(_refined, sam, settings.least_iou, soften)
     with closing(ShardReader(open_shards(shards, shard_cache(DataConfig())))) as reader:
-        manifest = write_shards(Work(source, reader, convert, 1), arguments, out, part)
+        work = Work(source, reader, convert, 1, checked=True)
+        manifest = write_shards(work, arguments, out, part)
     earlier = Counter(source.rejected if part.index == 0 else {})
     print(f"{part.folder(out)}: {_told(manifest, earlier)}")
     return manifest

@@ -20,6 +20,7 @@ from anyscene.errors import DamageError, InputError
 from data_prep.parts import Part
 from data_prep.preparation import Arguments, finish, open_journal, shard_files
 from data_prep.shards import ShardFile, finished_record, partial_path
+from data_prep.verify_sample import check_sample
 
 DAMAGED = "damaged sample"
 
@@ -32,17 +33,40 @@ class Work:
     """What new shards are made of.
 
     `convert` gives the new members of each sample of a batch, which are neighbours in a shard. It
-    may count in its second argument, by reason, what it has left out.
+    may count in its second argument, by reason, what it has left out. What is damaged is for the
+    reader to tell, which looks at what a training needs, or with `checked` for `check_sample`.
     """
 
     source: ShardManifest
     reader: ShardReader
     convert: Callable[[Batch, Counter[str]], list[Members]]
     batch_size: int
+    checked: bool = False
 
     def name(self, number: int) -> str:
         """The file name of shard `number`, that of the source's shard."""
         return f"{self.source.split}-{number:06d}.tar"
+
+    def read(self, number: int, sample: int) -> tuple[Sample, Members]:
+        """A sample of shard `number`. Raises `DamageError`, which names shard and key."""
+        found, members = self.reader.read(Slot(counter=0, bucket=0, shard=number, sample=sample))
+        if self.checked:
+            record = self.source.shards[number]
+            try:
+                check_sample(found.key, members, record.bucket, None)
+            except DamageError as error:
+                raise DamageError(f"{record.name}, {found.key}: {error}") from None
+        return found, members
+
+
+def check_out(source: ShardManifest, out: Path, part: Part) -> None:
+    """Raises `InputError` for an impossible part, or where its folder is one of the source's."""
+    part.check(out)
+    if source.source_url is not None:
+        return
+    folders = {source.root, *(source.path(number).parent for number in range(len(source.shards)))}
+    if part.folder(out).resolve() in {folder.resolve() for folder in folders}:
+        raise InputError(f"--out {out} has the shards that are read; choose another folder")
 
 
 def write_shards(work: Work, arguments: Arguments, out: Path, part: Part) -> ShardManifest:
@@ -74,7 +98,8 @@ def write_shards(work: Work, arguments: Arguments, out: Path, part: Part) -> Sha
         damage = _told(journal.rejected)
         if not records and part.count == 1:
             journal.path.unlink()
-            raise InputError(f"{work.source.location!r} has no whole sample; {damage}")
+            reason = f"; {damage}" if damage else ""
+            raise InputError(f"{work.source.location!r} has no whole sample{reason}")
         if damage:
             print(f"{folder}: left out {damage}")
         if part.index == 0:  # so that the parts together have them once
@@ -122,7 +147,7 @@ def _whole_samples(work: Work, number: int, rejected: Counter[str]) -> Iterator[
     batch = []
     for sample in range(work.source.shards[number].samples):
         try:
-            batch.append(work.reader.read(Slot(counter=0, bucket=0, shard=number, sample=sample)))
+            batch.append(work.read(number, sample))
         except DamageError as error:
             reason = str(error).partition(": ")[2]  # what is before it names shard and key
             rejected[f"{DAMAGED}: {reason}"] += 1

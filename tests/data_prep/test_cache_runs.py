@@ -75,6 +75,8 @@ def test_a_finished_folder_is_kept_and_another_one_is_not_touched(
     prepare_cache(str(cache_source), tmp_path / "out", cache_settings)
     with pytest.raises(InputError, match=r"source_manifest_sha256 is .*--overwrite"):
         prepare_cache(str(other), tmp_path / "out", cache_settings)
+    with pytest.raises(InputError, match="has the shards that are read"):
+        prepare_cache(str(other), other, cache_settings, overwrite=True)
     prepare_cache(str(other), tmp_path / "out", cache_settings, overwrite=True)
     assert list(samples_of(tmp_path / "out")) == list(samples_of(other))
     assert not list((tmp_path / "out").glob("*-000002*"))

@@ -239,11 +239,42 @@ def test_parts_together_are_the_whole(
 
 
 def test_damaged_samples_are_left_out(settings: Settings, tmp_path: Path) -> None:
+    """Those whose elements are wrong, too, which a training does not look at."""
+
+    def change(samples: list[tuple[str, Members]]) -> None:
+        samples[0][1].pop("mask.png")
+        meta = json.loads(samples[1][1]["meta.json"])
+        meta["elements"] *= 2
+        samples[1][1]["meta.json"] = json.dumps(meta).encode()
+
     folder = write_source(tmp_path / "source")
-    rewrite(folder, lambda samples: samples[0][1].pop("mask.png"))
+    rewrite(folder, change)
     manifest = prepare_refined(str(folder), tmp_path / "out", settings)
-    assert manifest.samples == SAMPLES - 1
+    assert manifest.samples == SAMPLES - 2
     assert manifest.rejected["damaged sample: mask.png is missing"] == 1
+    assert manifest.rejected["damaged sample: elements.png has [1], meta.json 2 elements"] == 1
+    assert verify(tmp_path / "out", workers=1).damages == []
+
+
+def test_the_source_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
+    for parts in (1, 2):
+        folder = write_shards(tmp_path / f"in {parts}", parts=parts, samples=4)
+        (tmp_path / f"link {parts}").symlink_to(folder)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for out in (folder, tmp_path / f"link {parts}"):
+            with pytest.raises(InputError, match="has the shards that are read"):
+                prepare_refined(str(folder), out, settings, part=Part(0, parts), overwrite=True)
+        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert after == before
+
+
+@pytest.mark.parametrize("part", [Part(2, 2), Part(-1, 2), Part(0, 0)])
+def test_an_impossible_part_is_refused_with_overwrite_too(
+    part: Part, source: Path, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the index must be from 0"):
+        prepare_refined(str(source), tmp_path / "out", settings, part=part, overwrite=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line(source: Path, whole: Path, settings: Settings, tmp_path: Path) -> None:
