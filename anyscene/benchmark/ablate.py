@@ -128,8 +128,9 @@ def ablate(
         values = measure(scenes.scene, scenes)
         rows.append(_row(REAL, {k: v for k, v in values.items() if k not in COMPARED}))
     baseline: dict[str, list[float]] = {}
-    for name, (images, seconds) in _sample_arms(model, scenes, sample, arms(on), seeds).items():
-        values = _mean_over_seeds([measure(own, scenes) for own in images])
+    measured = _measure_arms(model, scenes, measure, sample, arms(on), seeds)
+    for name, (runs, seconds) in measured.items():
+        values = _mean_over_seeds(runs)
         baseline = baseline or values
         rows.append(
             _row(name, values, {} if name == NONE else baseline)
@@ -152,24 +153,26 @@ def ablate(
     return record
 
 
-def _sample_arms(
+def _measure_arms(
     model: Model,
     scenes: Scenes,
+    measure: Measure,
     sample: SampleConfig,
     layouts: Mapping[str, LayoutControl],
     seeds: Sequence[int],
-) -> dict[str, tuple[list[Tensor], float]]:
-    """The images of each arm, a tensor a seed, and the seconds that one of them takes: of processor
-    time where that does the work. The arms take turns."""
+) -> dict[str, tuple[list[dict[str, list[float]]], float]]:
+    """The values of each arm's images, for each seed, and the seconds that an image takes: of
+    processor time where that does the work. The arms take turns."""
     clock = time.process_time if torch.device(model.device).type == "cpu" else time.perf_counter
-    images: dict[str, list[Tensor]] = {name: [] for name in layouts}
+    runs: dict[str, list[dict[str, list[float]]]] = {name: [] for name in layouts}
     seconds = dict.fromkeys(layouts, 0.0)
     turns = [(seed, name) for seed in seeds for name in layouts]
     for seed, name in tqdm(turns, desc="ablate", unit="arm", disable=None):
         started = clock()
-        images[name].append(_sample(model, scenes, replace(sample, layout=layouts[name]), seed))
+        images = _sample(model, scenes, replace(sample, layout=layouts[name]), seed)
         seconds[name] += (clock() - started) / (len(seeds) * len(scenes.prompts))
-    return {name: (images[name], seconds[name]) for name in layouts}
+        runs[name].append(measure(images, scenes))
+    return {name: (runs[name], seconds[name]) for name in layouts}
 
 
 def _sample(model: Model, scenes: Scenes, sample: SampleConfig, seed: int) -> Tensor:
