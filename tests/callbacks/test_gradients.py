@@ -65,6 +65,8 @@ def test_the_gradient_is_clipped_by_its_norm(workspace: Workspace, monkeypatch):
 
     def note(self: Gradients, trainer: Any, module: SceneModule, *rest: Any) -> None:
         raw = [parameter.grad.clone() for parameter in module.trained.parameters()]
+        stepped = [p for group in rest[0].param_groups for p in group["params"]]
+        assert set(self.parameters) == set(stepped)  # the very objects
         before(self, trainer, module, *rest)
         clipped = [parameter.grad.clone() for parameter in module.trained.parameters()]
         seen.append((raw, clipped, self.norm))
