@@ -82,13 +82,14 @@ class SamSegmenter(nn.Module):
 def load_sam(path: str | Path) -> tuple[SamModel, SamProcessor]:
     """The SAM of a folder or hub id, frozen, in float32. Raises `InputError` where it is none, or
     lacks weights: transformers would fill them with random numbers."""
+    loader: Any = SamModel
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a table of all weights; the error below says enough
     try:
         kind = SamConfig.get_config_dict(path)[0].get("model_type")
         if kind != SamConfig.model_type:
             raise _no_sam(path, f"it is a {kind}" if kind else "no config.json says what it is")
-        model, report = SamModel.from_pretrained(
+        model, report = loader.from_pretrained(
             path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         processor = SamProcessor.from_pretrained(path)
