@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -131,7 +132,7 @@ def _load_network(kind: Any, path: str, key: str, **options: Any) -> Any:
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{key}={path!r} cannot be loaded ({reason}); give a folder that `save_pretrained` "

@@ -8,6 +8,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderTiny, DiffusionPipeline
+from safetensors import SafetensorError
 
 from anyscene.errors import InputError
 from anyscene.models.base import Base
@@ -104,7 +105,7 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_found(path, key, error, options.get("subfolder")) from None
 
 

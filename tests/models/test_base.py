@@ -168,6 +168,14 @@ def test_missing_parts_are_named(part, broken):
     assert f"not a complete diffusers folder, its {part} cannot be loaded" in refusal(broken)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_part_that_is_cut_off_is_named(part, broken):
+    """A download that broke off; transformers has an error of its own for it."""
+    (file,) = (broken / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert f"not a complete diffusers folder, its {part} cannot be loaded" in refusal(broken)
+
+
 def test_missing_tokenizer(broken):
     shutil.rmtree(broken / "tokenizer")
     assert "the tokenizer is missing or of another model" in refusal(broken)
