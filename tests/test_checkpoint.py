@@ -46,11 +46,30 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def write_record(path: Path, content: bytes) -> None:
+    path.with_suffix(".json").write_bytes(content)
+
+
+RECORDS = {  # that cannot be used, by what is said of them
+    "Unterminated string": b'{"step": 7, "by',
+    "Expecting value": b"",
+    "can't decode": b'"\xff"',
+    "no object": b"[7]",
+    "no sha256": b'{"step": 7, "bytes": 9}',
+    "no shares": b'{"step": 7, "bytes": 9, "sha256": "0", "shares": 2}',
+}
 DAMAGE = {
     "a flipped bit": (flip_a_byte, "does not have the sha256 of its record"),
     "a lost byte": (truncate, "its record"),
     "no record": (lambda path: path.with_suffix(".json").unlink(), "it was never finished"),
     "no file": (lambda path: path.unlink(), "is missing beside its record"),
+    **{
+        told: (
+            lambda path, content=content: write_record(path, content),
+            rf"has a damaged record step-\d{{8}}\.json \(.*{told}.*\)$",
+        )
+        for told, content in RECORDS.items()
+    },
 }
 
 
@@ -75,6 +94,7 @@ def test_damage_is_found_before_loading(name, tmp_path):
         with pytest.raises(DamageError, match=DAMAGE[name][1]) as caught:
             use(path)
         assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name in DAMAGE if name != "no file"])
