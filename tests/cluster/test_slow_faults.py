@@ -43,7 +43,8 @@ def test_random_faults(reference, submit):
     print(f"ANYSCENE_CHAOS_SEED={seed}")
     chance = random.Random(seed)
     job = submit("chaos", "cluster.timeout_minutes=1")
-    end = time.monotonic() + float(os.environ.get("ANYSCENE_CHAOS_SECONDS", "120"))
+    begin = time.monotonic()
+    end = begin + float(os.environ.get("ANYSCENE_CHAOS_SECONDS", "120"))
     done = []
     while time.monotonic() < end and job.state != "COMPLETED":
         time.sleep(chance.uniform(5, 40))
@@ -51,8 +52,9 @@ def test_random_faults(reference, submit):
             fault = chance.choice([signal, kill, crash, truncate])
             done.append(fault.__name__)
             fault(job, chance)
-    print(done)
+    print(f"{len(done)} faults: {', '.join(done)}")
     job.finish()
+    print(f"{job.restarts} restarts in {time.monotonic() - begin:.0f} s")
     assert_same_outcome(job, reference)
 
 
