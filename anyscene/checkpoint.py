@@ -5,12 +5,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import distributed
 
 from anyscene.errors import DamageError, InputError
@@ -27,6 +26,7 @@ from anyscene.sharded_checkpoint import (
     wait_for_others,
     wait_for_shares,
 )
+from anyscene.snapshot import Snapshot
 
 PATTERN = "step-" + "[0-9]" * 8 + ".ckpt"
 SHARE_SECONDS = 300
@@ -37,8 +37,9 @@ class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoints, written atomically with a `.json` of step, size and checksum.
 
     A crash leaves the checkpoint before this one untouched. The JSON comes last: a checkpoint
-    without it was never finished. A thread writes a copy in memory, so that training goes on
-    meanwhile; only one is written at a time. Then all but the newest `keep` of the folder go.
+    without it was never finished. A thread copies the tensors to memory and writes the copy, so
+    that training goes on meanwhile: `wait_for_copy` must be called before what was given is
+    changed. Only one is written at a time. Then all but the newest `keep` of the folder go.
 
     With `share`, a rank and the number of ranks, each rank saves its share into a folder of the
     checkpoint's name, and the first rank writes the JSON when all are there.
@@ -48,6 +49,8 @@ class AtomicCheckpointIO(CheckpointIO):
         self.keep = keep
         self.share: tuple[int, int] | None = None
         self.writer: Thread | None = None
+        self.copied = Event()
+        self.copied.set()
         self.failure: str | None = None
 
     def save_checkpoint(
@@ -56,12 +59,21 @@ class AtomicCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError("storage_options are not supported")
         self._join()
-        snapshot = apply_to_collection(checkpoint, torch.Tensor, _copy_to_memory)
+        snapshot = Snapshot(checkpoint)
+        self.copied.clear()
         self.writer = Thread(target=self._write, args=(snapshot, Path(path)))
         self.writer.start()
 
-    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+    def wait_for_copy(self) -> None:
+        """Until the tensors of the last checkpoint may be changed."""
+        self.copied.wait()
+
+    def _write(self, snapshot: Snapshot, path: Path) -> None:
         try:
+            try:
+                checkpoint = snapshot.in_memory()
+            finally:
+                self.copied.set()
             if self.share is None:
                 write_checkpoint(checkpoint, path)
             else:
@@ -153,10 +165,6 @@ def _of_all_ranks(own: str | None) -> list[str]:
         told = [None] * distributed.get_world_size()
         distributed.all_gather_object(told, own)
     return list(dict.fromkeys(filter(None, told)))
-
-
-def _copy_to_memory(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

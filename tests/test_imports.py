@@ -110,6 +110,7 @@ LEVELS = {
     "anyscene.scene_list": 1,
     "anyscene.sharded_checkpoint": 1,
     "anyscene.sharded_cost": 4,
+    "anyscene.snapshot": 0,
     "anyscene.counted_memory": 0,
     "anyscene.strategies": 3,
     "anyscene.data.fetching": 0,
