@@ -19,6 +19,7 @@ from anyscene.checkpoint import (
     write_checkpoint,
 )
 from anyscene.errors import DamageError
+from anyscene.snapshot import Snapshot
 
 
 def test_training_goes_on_while_a_copy_is_made_and_written(tmp_path, monkeypatch):
@@ -71,6 +72,20 @@ def test_weights_are_not_changed_before_they_are_copied(tmp_path, monkeypatch):
     assert told == ["copied", "changed"]
     with pytest.raises(DamageError, match="no memory"):
         io.finish()
+
+
+@pytest.mark.gpu
+def test_a_copy_on_a_gpu_is_of_what_it_was_told_to_compute_before():
+    weights = torch.zeros(1 << 20, device="cuda")
+    torch.cuda._sleep(1 << 30)
+    weights += 1
+    snapshot = Snapshot({"a": weights})
+    torch.cuda._sleep(1 << 30)  # what comes after: not waited for
+    with ThreadPoolExecutor() as pool:
+        copy = pool.submit(snapshot.in_memory).result()["a"]
+    assert not torch.cuda.current_stream().query()
+    assert copy.device.type == "cpu"
+    assert copy.eq(1).all()
 
 
 def test_only_the_newest_stay_once_the_new_one_is_there(tmp_path):
