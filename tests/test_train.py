@@ -160,12 +160,14 @@ def test_damaged_data_ends_a_run_with_one_line(workspace, demo_shards, tmp_path,
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_run_on_a_gpu_goes_on_too(whole, workspace):
-    options = ("train.precision=bf16", "train.channels_last=true", "fim.fit_embedder_steps=2")
-    run = workspace.train("gpu", *options)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_on_a_gpu_goes_on_too(precision, whole, workspace):
+    precise = f"train.precision={precision}"
+    options = (precise, "train.channels_last=true", "fim.fit_embedder_steps=2")
+    run = workspace.train(f"gpu-{precision}", *options)
     losses = run.figures("train/loss")
     assert losses[1] == pytest.approx(whole[0].figures("train/loss")[1], rel=0.05)
-    copy = workspace.killed_copy(run, "gpu-resumed", 3)
-    workspace.train("gpu-resumed", *options)
+    copy = workspace.killed_copy(run, f"gpu-{precision}-resumed", 3)
+    workspace.train(copy.folder.name, *options)
     assert copy.figures("train/loss") == pytest.approx(losses, rel=0.05)
     assert list(copy.figures("val/loss")) == [4, 6]

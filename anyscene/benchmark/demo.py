@@ -6,11 +6,11 @@ with the same data, loss, seed and budget, see `anyscene/assets/benchmark/README
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anyscene.benchmark.build import BuildSettings, build
-from anyscene.benchmark.methods import METHODS, NEEDS_SUBJECTS
+from anyscene.benchmark.methods import METHODS, NEEDS_CONTROLNET, NEEDS_SUBJECTS, TAKES_BLEND
 from anyscene.benchmark.report import write_report
 from anyscene.benchmark.run import run
 from anyscene.benchmark.runs import read_runs
@@ -50,15 +50,17 @@ def run_demo(out: Path, settings: DemoSettings, seed: int = 0) -> Path:
         images=settings.images,
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
-        blend=Blend.detail,
         micro_batch=settings.micro_batch,
     )
     folders: list[tuple[str | None, Path]] = []
     for name in (name for name in METHODS if name not in NEEDS_SUBJECTS):
         folder = out / "runs" / name
-        model = FIM if name == "anyscene" else BASE
+        model, own = BASE, generate
+        if name in TAKES_BLEND:
+            model, own = FIM, replace(generate, blend=Blend.detail)
+        controlnet = CANNY if name in NEEDS_CONTROLNET else None
         begun = time.perf_counter()
-        run(benchmark, name, str(model), folder, generate, controlnet=CANNY)
+        run(benchmark, name, str(model), folder, own, controlnet=controlnet)
         print(f"== {name}: {time.perf_counter() - begun:.0f} s", flush=True)
         folders.append((None, folder))
     runs = read_runs(benchmark, folders)

@@ -11,6 +11,8 @@ from anyscene.benchmark.methods import (
     NEEDS_NO_FOREGROUND,
     NEEDS_SUBJECTS,
     NEEDS_TRUTH,
+    TAKES_BLEND,
+    TAKES_SAM,
 )
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.errors import InputError, nearest
@@ -62,15 +64,12 @@ def check_run(
     folder = Path(model)
     if name in NEEDS_SUBJECTS and folder.is_dir() and not (folder / MODEL_INDEX).is_file():
         raise InputError(f"--model {model} is an export without its base: give the base itself")
-    if name in NEEDS_CONTROLNET and controlnet is None:
-        raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
+    check_own_options(name, settings, controlnet, sam)
     if settings.images < 1:
         raise InputError(f"--images {settings.images} must be at least 1")
     if settings.steps is None or settings.steps < 1:
         raise InputError(f"--steps {settings.steps} must be at least 1")
     if sam is not None:
-        if name != "inpaint_anything":
-            raise InputError(f"--sam is for --method inpaint_anything, not for {name}")
         unreal = [scene["scene_id"] for scene in benchmark.scenes if scene["real"] is None]
         if unreal:
             raise InputError(
@@ -84,6 +83,23 @@ def check_run(
                 f"--method {name} needs scenes whose truth is known; {unknown[0]} has none"
             )
     check_foregrounds(benchmark, name)
+
+
+def check_own_options(
+    name: str, settings: GenerateSettings, controlnet: Path | None, sam: Path | None
+) -> None:
+    """Raises `InputError` for an option of one method that another one is given, or lacks."""
+    if name in NEEDS_CONTROLNET and controlnet is None:
+        raise InputError(f"--method {name} needs --controlnet, a ControlNet of canny edges")
+    own = (
+        ("--controlnet", controlnet, NEEDS_CONTROLNET),
+        ("--sam", sam, TAKES_SAM),
+        ("--blend", settings.blend, TAKES_BLEND),
+        ("--blend-k", settings.blend_k, TAKES_BLEND),
+    )
+    for option, value, methods in own:
+        if value is not None and name not in methods:
+            raise InputError(f"{option} is for --method {' or '.join(methods)}, not for {name}")
 
 
 def check_foregrounds(benchmark: Benchmark, name: str) -> None:

@@ -22,6 +22,7 @@ from anyscene.benchmark.methods.base import (
     method_class,
     noise_of,
     on_grey,
+    pasted,
     stock,
     stock_call,
 )
@@ -185,6 +186,29 @@ def test_sam_finds_a_mask_of_each_box(tmp_path: Path):
     assert masks.dtype == torch.bool
     with pytest.raises(InputError, match=r"--sam .* could not be loaded"):
         SamMasks(tmp_path / "none")
+
+
+def test_inpaint_anything_with_sam_keeps_what_sam_finds_in_the_real_scene(
+    tmp_path: Path, make_jobs: Callable[..., list[SceneJob]]
+):
+    """The pixels put back are those of the real scene in SAM's mask, not the benchmark's."""
+    model = load_model(str(family_base(tmp_path / "sd15", "sd15")), "fp32", "cpu")
+    settings = MethodSettings(SampleConfig(), sam=tiny_sam(tmp_path / "sam"))
+    method: Any = method_class("inpaint_anything")(model, settings)
+    (job,) = make_jobs(1)
+    ((final, raw),) = method.make([job])
+    with Image.open(job.folder / str(job.scene["real"])) as file:
+        real = file.convert("RGB")
+    boxes = [element["box_xywh"] for element in job.scene["elements"]]
+    mask = method.sam.from_boxes(real, boxes).any(dim=0)
+    assert 0.01 < mask.float().mean() < 0.99
+    assert not torch.equal(mask, job.own.alpha[0] > 0.5)
+    made = tensor_of(raw)
+    shown = torch.from_numpy(np.array(real)).permute(2, 0, 1)
+    expected = pasted(made[None] / 255, shown[None] / 255, mask[None, None].float())[0] * 255
+    assert (tensor_of(final) - expected).abs().max() <= 1.5  # of 255: what is read is rounded
+    assert (tensor_of(final) != made)[:, mask].float().mean() > 0.5
+    assert torch.equal(tensor_of(final)[:, ~mask], made[:, ~mask])
 
 
 def test_methods_say_what_they_lack(model: Model, tmp_path: Path):

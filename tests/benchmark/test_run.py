@@ -100,6 +100,10 @@ def test_folder_holds_one_run(demo_benchmark: Benchmark, tiny_base_folder: Path,
         (["--method", "paste", "--steps", "0"], "--steps 0 must be greater than 0"),
         (["--method", "paste", "--shard-index", "2"], "the index must be from 0"),
         (["--method", "anyscene"], "no Foreground Injection Module"),
+        (["--method", "paste", "--controlnet", "x"], "is for --method controlnet_canny, not"),
+        (["--method", "paste", "--sam", "x"], "--sam is for --method inpaint_anything, not"),
+        (["--method", "paste", "--blend", "alpha"], "--blend is for --method anyscene, not"),
+        (["--method", "paste", "--blend-k", "0.5"], "--blend-k is for --method anyscene, not"),
     ],
 )
 def test_run_tells_a_mistake_in_one_line(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anyscene.config import MetricsConfig
 from anyscene.errors import InputError
+from anyscene.metrics import networks
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics.catalogue import CATALOGUE, MetricResult, ScoreBatch
 from anyscene.metrics.networks import Networks
@@ -92,6 +93,14 @@ def test_every_metric_has_a_value_or_a_reason(whole):
             assert result.interval is not None
             assert result.interval[0] < result.value < result.interval[1], name
     assert whole["clip_score"].details["network"] == "CLIP ViT-16/16@32"
+
+
+def test_lpips_without_torchvision_gives_the_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(networks, "find_spec", lambda _: None)
+    metrics = build_metric_set(MetricsConfig(lpips=True))
+    metrics.update(batch())
+    told = metrics.compute()["lpips"].text()
+    assert told == "not computed: LPIPS needs torchvision: pip install torchvision"
 
 
 def test_without_weights_only_pixels_are_compared():

@@ -43,6 +43,28 @@ def test_attention_auto_says_in_a_line_why_it_does_without_xformers(capsys):
         wants_xformers(Attention.xformers, GPU, torch.bfloat16)
 
 
+@pytest.mark.skipif(find_spec("xformers") is not None, reason="xformers is installed")
+@pytest.mark.parametrize("error", ["OSError", "ImportError", "NotImplementedError"])
+def test_attention_by_xformers_that_is_there_but_fails_costs_a_line(
+    error, tmp_path, monkeypatch, capsys
+):
+    """Built for another CUDA, for instance."""
+    package = tmp_path / "xformers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "ops.py").write_text(f"raise {error}('libcudart.so.12: no\\nsuch file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert not wants_xformers(Attention.auto, GPU, torch.bfloat16)
+        line = capsys.readouterr().out
+        assert line.endswith("for its kernels fail (libcudart.so.12: no such file)\n")
+        assert line.count("\n") == 1
+        with pytest.raises(ConfigError, match=r"cannot be had here: its kernels fail \(libcudart"):
+            wants_xformers(Attention.xformers, GPU, torch.bfloat16)
+    finally:
+        sys.modules.pop("xformers", None)
+
+
 @pytest.mark.parametrize("precision", list(Precision))
 def test_optimizer_is_fused_but_for_fp16(precision):
     """There Lightning would leave the unscaling of a clipped gradient to the fused kernel."""

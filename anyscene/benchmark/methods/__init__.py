@@ -21,6 +21,8 @@ TOLD_THE_ANSWER = ("known_shadow",)
 
 NEEDS_TRUTH = ("known_shadow",)
 NEEDS_CONTROLNET = ("controlnet_canny",)
+TAKES_SAM = ("inpaint_anything",)
+TAKES_BLEND = ("anyscene",)
 NEEDS_SUBJECTS = ("dreambooth", "custom_diffusion")
 """Methods that are fine-tuned on the subjects of a subject set."""
 
