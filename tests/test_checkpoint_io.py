@@ -75,6 +75,7 @@ def test_weights_are_not_changed_before_they_are_copied(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_copy_on_a_gpu_is_of_what_it_was_told_to_compute_before():
     weights = torch.zeros(1 << 20, device="cuda")
     torch.cuda._sleep(1 << 30)
