@@ -1,6 +1,6 @@
 """Preparation of samples against the same work written with Pillow, on one core.
 
-    python benchmarks/prepare.py [--coco FOLDER]
+    python benchmarks/prepare.py [--coco FOLDER] [--images 24] [--rounds 9]
 
 Both make the same members of a sample: the scene, 512 pixels a side, as JPEG of quality 95 in full
 colour; the soft mask and the elements' numbers as PNG. The peer resizes with Pillow's LANCZOS and
@@ -37,9 +37,7 @@ from data_prep.coco_sample import Settings
 from data_prep.framing import Framing
 from data_prep.images import LARGEST_REDUCTION, decode_image, encode_scene
 
-IMAGES = 24
 SIDE = 1024  # pixels
-ROUNDS = 9
 FALL = 1.3  # of the amplitude with the frequency: gives the bytes of a photo
 STAGES = (
     "decode_image",
@@ -69,29 +67,32 @@ def main() -> None:
     """Print the ratios, the quality of the scenes and the time of each stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--coco", type=Path, help="folder with images/ and instances.json")
+    parser.add_argument("--images", type=int, default=24, help="how many are made up, if so")
+    parser.add_argument("--rounds", type=int, default=9, help="of both, in turn")
     options = parser.parse_args()
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
     with tempfile.TemporaryDirectory() as folder:
-        coco = options.coco or make_images(Path(folder))
+        coco = options.coco or make_images(Path(folder), options.images)
         make = functools.partial(make_coco_sample, coco / "images", Settings("benchmark"))
         records = read_records(coco / "instances.json", None, None, None)
         tasks = [task for record in records if (task := describe(make, coco, record))]
         print(f"{len(tasks)} images give a sample")
-        compare("complete samples", tasks, lambda task: make(task.record), peer_sample)
-        compare("scenes alone", tasks, our_scene, peer_scene)
+        rounds = options.rounds
+        compare("complete samples", tasks, lambda task: make(task.record), peer_sample, rounds)
+        compare("scenes alone", tasks, our_scene, peer_scene, rounds)
         errors = [np.square(scene(our_scene(task)) - scene(peer_scene(task))) for task in tasks]
         decibels = [10 * np.log10(255**2 / error.mean()) for error in errors]
         print(f"PSNR against the peer: mean {np.mean(decibels):.1f} dB, least {min(decibels):.1f}")
         print_stages(lambda: [make(task.record) for task in tasks], len(tasks))
 
 
-def make_images(folder: Path) -> Path:
+def make_images(folder: Path, count: int) -> Path:
     """JPEGs with the spectrum and the size in bytes of photos, and three polygons each."""
     (folder / "images").mkdir()
     random = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
     images, annotations = [], []
-    for number in range(IMAGES):
+    for number in range(count):
         spectrum = np.fft.rfft2(random.normal(size=(3, SIDE, SIDE)))
         noise = np.fft.irfft2(spectrum / np.maximum(frequency, 1 / SIDE) ** FALL, s=(SIDE, SIDE))
         noise = np.moveaxis(noise / noise.std(), 0, -1)
@@ -187,13 +188,13 @@ def peer_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def compare(title: str, tasks: Sequence[Task], ours: Callable, peer: Callable) -> None:
+def compare(title: str, tasks: Sequence[Task], ours: Callable, peer: Callable, rounds: int) -> None:
     """Alternate rounds of both over all tasks and print the ratio of their times."""
     for make in (ours, peer):
         make(tasks[0])
-    rounds = [(seconds(ours, tasks), seconds(peer, tasks)) for _ in range(ROUNDS)]
-    ratios = [theirs / mine for mine, theirs in rounds]
-    mine, theirs = (1000 * min(times) / len(tasks) for times in zip(*rounds, strict=True))
+    measured = [(seconds(ours, tasks), seconds(peer, tasks)) for _ in range(rounds)]
+    ratios = [theirs / mine for mine, theirs in measured]
+    mine, theirs = (1000 * min(times) / len(tasks) for times in zip(*measured, strict=True))
     print(
         f"{title}: {statistics.median(ratios):.2f} times Pillow's speed "
         f"(rounds {min(ratios):.2f} to {max(ratios):.2f}); "

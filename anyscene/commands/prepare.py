@@ -53,6 +53,17 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     add_parts(cache)
     cache.set_defaults(command=_prepare_cache)
 
+    refine = kinds.add_parser("refine", help="shards whose masks Segment Anything draws again")
+    refine.add_argument("shards", metavar="SHARDS", help="folder or URL")
+    refine.add_argument("--sam", required=True, help="folder or hub id, as facebook/sam-vit-base")
+    refine.add_argument("--out", type=Path, required=True)
+    refine.add_argument(
+        "--least-iou", type=float, default=0.8, help="with the annotation's mask, to replace it"
+    )
+    refine.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_parts(refine)
+    refine.set_defaults(command=_prepare_refined)
+
     verify = kinds.add_parser("verify", help="check all shards in and below a folder")
     verify.add_argument("folder", type=Path)
     add_workers(verify)
@@ -126,6 +137,23 @@ def _prepare_cache(options: argparse.Namespace) -> int:
             device=options.device,
             batch_size=options.batch_size,
         ),
+        part=Part(options.shard_index, options.num_shards),
+        overwrite=options.overwrite,
+    )
+    return 0
+
+
+def _prepare_refined(options: argparse.Namespace) -> int:
+    from anyscene.quiet import quiet_libraries
+
+    quiet_libraries()
+    from data_prep.parts import Part
+    from data_prep.refine import Settings, prepare_refined
+
+    prepare_refined(
+        options.shards,
+        options.out,
+        Settings(options.sam, options.least_iou, options.device),
         part=Part(options.shard_index, options.num_shards),
         overwrite=options.overwrite,
     )

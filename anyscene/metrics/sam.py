@@ -45,14 +45,23 @@ class SamSegmenter(nn.Module):
         return torch.stack(found)[:, None]
 
     def _find(self, image: Tensor, mask: Tensor) -> Tensor:
-        points = element_points((mask > 0.5).cpu().numpy())
-        if not points:
-            return torch.zeros_like(mask)
+        return self.find_each(image, mask[None])[0]
+
+    @torch.no_grad()
+    def find_each(self, image: Tensor, masks: Tensor) -> Tensor:
+        """Probability n H W of each of several elements of one image 3 H W, given masks n H W.
+
+        The image is encoded once for all. 0 everywhere for an empty mask.
+        """
+        parts = [element_points((mask > 0.5).cpu().numpy()) for mask in masks]
+        if not any(parts):
+            return torch.zeros_like(masks)
+        points = [part for element in parts for part in element]
         pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         inputs = self.processor(images=pixels, input_points=[points], return_tensors="pt")
         outputs = self.model(
-            pixel_values=inputs["pixel_values"].to(mask.device),
-            input_points=inputs["input_points"].to(mask),
+            pixel_values=inputs["pixel_values"].to(masks.device),
+            input_points=inputs["input_points"].to(masks),
             multimask_output=False,
         )
         logits = self.processor.post_process_masks(
@@ -60,8 +69,12 @@ class SamSegmenter(nn.Module):
             inputs["original_sizes"],
             inputs["reshaped_input_sizes"],
             binarize=False,
-        )[0]  # elements 1 H W
-        return logits.amax(dim=(0, 1)).sigmoid().to(mask)
+        )[0]  # parts 1 H W
+        found = torch.zeros_like(masks)
+        for own, element in zip(found, logits.split([len(own) for own in parts]), strict=True):
+            if len(element):
+                own.copy_(element.amax(dim=(0, 1)).sigmoid())
+        return found
 
 
 def load_sam(path: str | Path) -> tuple[SamModel, SamProcessor]:

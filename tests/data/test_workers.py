@@ -42,6 +42,22 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> ShardManifest:
     return write_shards(folder, [20] * 10, [(SIDE, SIDE)] * 10, large_scene, indexed=True)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> ShardManifest:
+    """Two shards of 20 samples. Mixed in, they give one of the four of a batch, and begin their
+    second pass with step 40."""
+    folder = tmp_path_factory.mktemp("other")
+    sizes = [(SIDE, SIDE)] * 2
+    return write_shards(folder, [20] * 2, sizes, large_scene, prefix="m", indexed=True)
+
+
+MIXED = pytest.mark.parametrize("mixed", [False, True], ids=["alone", "mixed"])
+
+
+def mix_of(mixed: bool, other: ShardManifest) -> dict[str, Any]:
+    return {"mix": {str(other.root): 0.25}} if mixed else {}
+
+
 def sample_bytes(manifest: ShardManifest, key: str) -> int:
     """Bytes from the first member of a sample to the end of its last."""
     number = int(key[1:])
@@ -56,28 +72,38 @@ def index_bytes(manifest: ShardManifest) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
+@MIXED
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_read_no_byte_that_they_do_not_deliver(
-    workers: int, manifest: ShardManifest
+    workers: int, mixed: bool, manifest: ShardManifest, other: ShardManifest
 ) -> None:
     """By the kernel's count, from a late step on: the samples, once, and the indexes."""
     ahead = workers * PREFETCH_FACTOR
-    expected = flat(train_batches(str(manifest.root), 40 + 8 + ahead, 1), "key")[40:]
-    loader = module_of(str(manifest.root), workers=workers, start_step=40).train_dataloader()
+    root, mix = str(manifest.root), mix_of(mixed, other)
+    expected = flat(train_batches(root, 40 + 8 + ahead, 1, **mix), "key")[40:]
+    loader = module_of(root, workers=workers, start_step=40, **mix).train_dataloader()
     batches = iter(loader)
     delivered = [next(batches)["key"] for _ in range(8)]
     assert delivered == expected[:8]
     assert loader._iterator is not None
     processes = [psutil.Process(process.pid) for process in loader._iterator._workers]
     read = sum(process.io_counters().read_chars for process in processes)
-    sizes = [sum(sample_bytes(manifest, key) for key in keys) for keys in expected]
+    sets = {"s": manifest, "m": other}
+    sizes = [sum(sample_bytes(sets[key[0]], key) for key in keys) for keys in expected]
+    assert {key[0] for keys in expected for key in keys} == (set(sets) if mixed else {"s"})
     assert sum(sizes[:8]) < read
-    assert read < sum(sizes) + workers * (index_bytes(manifest) + START_BYTES)
+    indexes = sum(map(index_bytes, sets.values()))
+    assert read < sum(sizes) + workers * (indexes + START_BYTES)
     assert 40 * min(sizes) > 4 * workers * START_BYTES  # what skipping would read
 
 
+@MIXED
 def test_workers_decode_nothing_to_be_skipped(
-    manifest: ShardManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mixed: bool,
+    manifest: ShardManifest,
+    other: ShardManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded = tmp_path / "decoded"
     decode = transforms.decode
@@ -89,12 +115,14 @@ def test_workers_decode_nothing_to_be_skipped(
 
     monkeypatch.setattr(reader, "decode", noting)
     ahead = 2 * PREFETCH_FACTOR
-    expected = flat(train_batches(str(manifest.root), 45 + ahead, 1), "key")[40:]
+    root, mix = str(manifest.root), mix_of(mixed, other)
+    expected = flat(train_batches(root, 45 + ahead, 1, **mix), "key")[40:]
     decoded.unlink()
-    loader = module_of(str(manifest.root), workers=2, start_step=40).train_dataloader()
+    loader = module_of(root, workers=2, start_step=40, **mix).train_dataloader()
     delivered = [key for batch in islice(loader, 5) for key in batch["key"]]
     keys = decoded.read_text().split()
     assert delivered == [key for batch in expected[:5] for key in batch]
+    assert sum(key.startswith("m") for key in delivered) == (5 if mixed else 0)
     assert len(keys) == len(set(keys))
     assert set(delivered) <= set(keys) <= {key for batch in expected for key in batch}
 

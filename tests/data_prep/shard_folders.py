@@ -47,7 +47,7 @@ def drawn_sample(number: int, cached: bool = False) -> Outcome:
             "category": "tile" if index == 1 else "dog",
             "box_xywh": list(cv2.boundingRect((numbers == index).astype(np.uint8))),
             "area_share": float((numbers == index).mean()),
-            "mask_quality": 0.1 * number,
+            "mask_quality": min(1.0, 0.1 * number),
         }
         for index in range(1, int(numbers.max()) + 1)
     ]

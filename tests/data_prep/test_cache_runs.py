@@ -12,7 +12,7 @@ from small_coco import file_bytes
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import InputError
-from data_prep import cache
+from data_prep import cache, shard_by_shard
 from data_prep.cache import Settings, prepare_cache
 from data_prep.verify import verify
 
@@ -27,8 +27,9 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = "encode_scenes" if killed_in == "the second shard" else "_write_shard"
+    module = cache if name == "encode_scenes" else shard_by_shard
     calls = 0
-    original = getattr(cache, name)
+    original = getattr(module, name)
 
     def killed(*arguments: Any) -> Any:
         nonlocal calls
@@ -40,7 +41,7 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(cache, name, killed)
+    monkeypatch.setattr(module, name, killed)
     with pytest.raises(KeyboardInterrupt):
         prepare_cache(str(cache_source), tmp_path, cache_settings)
     assert not (tmp_path / "manifest.json").exists()

@@ -1,21 +1,17 @@
 """The contact sheet and the page of statistics of a shard folder."""
 
-import io
 import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from shard_folders import SIZE, drawn_sample, rewrite, write_shards
+from shard_folders import SIZE, drawn_sample, rewrite, write_manifest, write_shards
 
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import DamageError, InputError
 from data_prep.inspect import Bar, by_number, by_share, inspect, left_out, mean
-from data_prep.inspect_sheet import GAP, TILE, contact_sheet, show
 from data_prep.inspect_statistics import gather
 
 
@@ -93,32 +89,6 @@ def test_statistics_are_the_same_however_the_samples_lie(
     assert gather(ShardManifest.read(folder)) == gather(ShardManifest.read(shards))
 
 
-def test_pictures_of_a_sample_are_its_scene_foreground_and_mask() -> None:
-    sample = drawn_sample(3).sample
-    assert sample
-    scene, foreground, mask = show(sample.members).pictures
-    inside = np.asarray(Image.open(io.BytesIO(sample.members["elements.png"]))) > 0
-    assert np.array_equal(foreground[inside], scene[inside])
-    assert (foreground[~inside] == 128).all()
-    colours = {tuple(colour) for colour in mask.reshape(-1, 3).tolist()}
-    assert {(0xFF, 0x40, 0x40), (0x30, 0xB0, 0x50), (0, 0, 0), (85, 85, 85)} == colours
-    cached = drawn_sample(3, cached=True).sample
-    assert cached
-    assert np.array_equal(show(cached.members).pictures[1], foreground)
-
-
-def test_the_sheet_draws_each_sample_once_by_seed(shards: Path) -> None:
-    manifest = ShardManifest.read(shards)
-    sheets = [contact_sheet(manifest, 4, seed) for seed in (0, 0, 1)]
-    assert sheets[0].tobytes() == sheets[1].tobytes()
-    assert sheets[0].tobytes() != sheets[2].tobytes()
-    assert sheets[0].width == 2 * (3 * TILE + 4 * GAP) + 2 * GAP
-    everything = contact_sheet(manifest, 100, 0)
-    assert everything.tobytes() == contact_sheet(manifest, 6, 1).tobytes()
-    assert everything.height > sheets[0].height
-    assert everything.height < 2 * sheets[0].height
-
-
 class Page(HTMLParser):
     """Visible text, and what the page would load."""
 
@@ -162,8 +132,40 @@ def test_the_page_is_whole_and_loads_nothing(
         "tile 6 6 0 0%",
         "48x48 6 100.0%",
         "2 3 33.3% 4 6 66.7%",  # words in a caption
+        "5% to 10% 2 33.3% 10% to 15% 3 50.0% 15% to 20% 1 16.7%",  # areas, counted by hand above
         "drawn-001 dog 0.10",
         "size 48",
+    ):
+        assert part in text, part
+
+
+def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_path: Path) -> None:
+    """Twelve images of which six were kept; of two samples no caption names tile or dog."""
+    folder = write_shards(tmp_path / "train")
+
+    def rename(samples: list) -> None:
+        for _, members in samples:
+            members["meta.json"] = members["meta.json"].replace(b"tiles of", b"plates of")
+
+    rewrite(folder, rename)
+    manifest = ShardManifest.read(folder)
+    manifest.rejected = {
+        "image: no instances": 4,
+        "image: unreadable": 2,
+        "group: truncated": 3,
+        "group: too small": 1,
+        "element: a damaged mask": 5,
+    }
+    write_manifest(folder, manifest)
+    text = " ".join(Page((inspect(folder) / "statistics.html").read_text()).words)
+    for part in (
+        "12, of which 50.0% were kept",
+        "no instances 4 33.3% unreadable 2 16.7%",
+        "truncated 3 75.0% too small 1 25.0%",
+        "a damaged mask 5 100.0%",
+        "In 2 of 6 samples (33.3%) no caption names any category",
+        "5 of 9 captions (55.6%) name none by themselves",  # "a scene" thrice, "plates ..." twice
+        "tile 6 6 2 33% dog 3 3 3 100%",
     ):
         assert part in text, part
 

@@ -1,0 +1,140 @@
+"""Shards -> shards of the same samples in another form.
+
+Shard i becomes shard i. What a shard holds is a function of its samples and the arguments, so a
+finished one is never made again, and a run that was killed goes on to the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from anyscene.data.index import index_path
+from anyscene.data.reader import ShardReader
+from anyscene.data.sample import MANIFEST_NAME, ShardManifest, ShardRecord
+from anyscene.data.stream import Slot
+from anyscene.data.transforms import Sample
+from anyscene.errors import DamageError, InputError
+from data_prep.parts import Part
+from data_prep.preparation import Arguments, finish, open_journal, shard_files
+from data_prep.shards import ShardFile, finished_record, partial_path
+
+DAMAGED = "damaged sample"
+
+Members = dict[str, bytes]  # by suffix
+Batch = list[tuple[Sample, Members]]  # decoded, and as they are stored
+
+
+@dataclass(frozen=True)
+class Work:
+    """What new shards are made of.
+
+    `convert` gives the new members of each sample of a batch, which are neighbours in a shard. It
+    may count in its second argument, by reason, what it has left out.
+    """
+
+    source: ShardManifest
+    reader: ShardReader
+    convert: Callable[[Batch, Counter[str]], list[Members]]
+    batch_size: int
+
+    def name(self, number: int) -> str:
+        """The file name of shard `number`, that of the source's shard."""
+        return f"{self.source.split}-{number:06d}.tar"
+
+
+def write_shards(work: Work, arguments: Arguments, out: Path, part: Part) -> ShardManifest:
+    """Write the part's shards that are not finished, and the manifest.
+
+    Damaged samples are left out and counted in the manifest. Raises `InputError` where no sample of
+    a whole data set is left.
+    """
+    folder, shards = part.folder(out), work.source.shards
+    numbers = _numbers(len(shards), part)
+    with open_journal(folder, arguments) as journal:
+        earlier = dict(zip(numbers, journal.buckets, strict=False))
+        empty = {number for number, bucket in earlier.items() if bucket is None}
+        records = {
+            number: record
+            for number, bucket in earlier.items()
+            if bucket and (record := finished_record(folder / work.name(number), bucket))
+        }
+        _remove_others(folder, list(records.values()))
+        todo = [number for number in numbers if number not in records.keys() | empty]
+        samples = sum(shards[number].samples for number in todo)
+        with tqdm(total=samples, desc=folder.name, unit="sample", disable=None) as progress:
+            for number in todo:
+                record, rejected = _write_shard(work, folder, number, progress)
+                if record:
+                    records[number] = record
+                if number not in earlier:
+                    journal.add(record and record.bucket, rejected)
+        damage = _told(journal.rejected)
+        if not records and part.count == 1:
+            journal.path.unlink()
+            raise InputError(f"{work.source.location!r} has no whole sample; {damage}")
+        if damage:
+            print(f"{folder}: left out {damage}")
+        if part.index == 0:  # so that the parts together have them once
+            journal.rejected.update(work.source.rejected)
+        return finish(journal, arguments, [records[number] for number in sorted(records)])
+
+
+def _numbers(shards: int, part: Part) -> range:
+    """The shards of a part, neighbours, so that the parts together have the source's order."""
+    first, end = (shards * index // part.count for index in (part.index, part.index + 1))
+    return range(first, end)
+
+
+def _remove_others(folder: Path, finished: list[ShardRecord]) -> None:
+    """Remove what is left of another preparation, or of an unfinished shard."""
+    paths = [folder / record.name for record in finished]
+    kept = {*paths, *(index_path(path) for path in paths)}
+    for path in {folder / MANIFEST_NAME, *shard_files(folder)} - kept:
+        path.unlink(missing_ok=True)
+
+
+def _write_shard(
+    work: Work, folder: Path, number: int, progress: tqdm
+) -> tuple[ShardRecord | None, Counter[str]]:
+    """The record of a new shard, None where no sample is whole, and what was left out."""
+    rejected: Counter[str] = Counter()
+    path = folder / work.name(number)
+    shard = ShardFile(path, work.source.shards[number].bucket)
+    try:
+        for batch in _whole_samples(work, number, rejected):
+            converted = work.convert(batch, rejected)
+            for (sample, _), members in zip(batch, converted, strict=True):
+                shard.add(sample.key, members)
+            progress.update(len(batch))
+        if shard.samples:
+            return shard.finish(), rejected
+    finally:
+        shard.abandon()
+    partial_path(path).unlink()
+    return None, rejected
+
+
+def _whole_samples(work: Work, number: int, rejected: Counter[str]) -> Iterator[Batch]:
+    """The whole samples of a shard, in batches."""
+    batch = []
+    for sample in range(work.source.shards[number].samples):
+        try:
+            batch.append(work.reader.read(Slot(counter=0, bucket=0, shard=number, sample=sample)))
+        except DamageError as error:
+            reason = str(error).partition(": ")[2]  # what is before it names shard and key
+            rejected[f"{DAMAGED}: {reason}"] += 1
+        if len(batch) == work.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _told(rejected: Counter[str]) -> str:
+    """Which samples were left out as damaged, in one line; nothing without any."""
+    reasons = sorted(reason for reason in rejected if reason.startswith(DAMAGED))
+    counted = ", ".join(f"{reason} ({rejected[reason]})" for reason in reasons)
+    return f"{counted}; see `anyscene prepare verify`" if counted else ""
