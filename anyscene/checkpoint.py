@@ -1,34 +1,45 @@
 """Atomic, checksummed files: a reader sees a whole file or none."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning_utilities.core.apply_func import apply_to_collection
+from torch import distributed
 
 from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file, sha256_of, write_json
 from anyscene.preemption import note_progress
-from anyscene.sharded_checkpoint import join_shares, sha256_of_shares, share_name, wait_for_shares
+from anyscene.ranks import node_name
+from anyscene.records import checkpoint_record, is_finished
+from anyscene.sharded_checkpoint import (
+    LateShareError,
+    join_shares,
+    sha256_of_shares,
+    share_name,
+    tell_failure,
+    wait_for_others,
+    wait_for_shares,
+)
+from anyscene.snapshot import Snapshot
 
 PATTERN = "step-" + "[0-9]" * 8 + ".ckpt"
 SHARE_SECONDS = 300
-"""How long the first rank waits for the others' shares of a checkpoint."""
+"""How long the first rank waits for the share of one that does not tell that it cannot write."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoints, written atomically with a `.json` of step, size and checksum.
 
     A crash leaves the checkpoint before this one untouched. The JSON comes last: a checkpoint
-    without it was never finished. A thread writes a copy in memory, so that training goes on
-    meanwhile; only one is written at a time. Then all but the newest `keep` of the folder go.
+    without it was never finished. A thread copies the tensors to memory and writes the copy, so
+    that training goes on meanwhile: `wait_for_copy` must be called before what was given is
+    changed. Only one is written at a time. Then all but the newest `keep` of the folder go.
 
     With `share`, a rank and the number of ranks, each rank saves its share into a folder of the
     checkpoint's name, and the first rank writes the JSON when all are there.
@@ -38,7 +49,9 @@ class AtomicCheckpointIO(CheckpointIO):
         self.keep = keep
         self.share: tuple[int, int] | None = None
         self.writer: Thread | None = None
-        self.failure: Exception | None = None
+        self.copied = Event()
+        self.copied.set()
+        self.failure: str | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -46,25 +59,27 @@ class AtomicCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError("storage_options are not supported")
         self._join()
-        snapshot = apply_to_collection(checkpoint, torch.Tensor, _copy_to_memory)
+        snapshot = Snapshot(checkpoint)
+        self.copied.clear()
         self.writer = Thread(target=self._write, args=(snapshot, Path(path)))
         self.writer.start()
 
-    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
+    def wait_for_copy(self) -> None:
+        """Until the tensors of the last checkpoint may be changed."""
+        self.copied.wait()
+
+    def _write(self, snapshot: Snapshot, path: Path) -> None:
         try:
+            try:
+                checkpoint = snapshot.in_memory()
+            finally:
+                self.copied.set()
             if self.share is None:
                 write_checkpoint(checkpoint, path)
             else:
                 write_share(checkpoint, path, *self.share)
         except (OSError, RuntimeError, DamageError) as error:  # torch raises the second
-            self.failure = error
-            print(
-                f"WARNING: {path} could not be written ({error}); the run goes on, and the "
-                "checkpoint before is kept",
-                file=sys.stderr,
-            )
-            with suppress(OSError):  # the next checkpoint takes away what stays
-                self._remove_unfinished(path, waited=isinstance(error, DamageError))
+            self._give_up(path, error)
             return
         self.failure = None
         if self.share is not None and self.share[0] > 0:
@@ -72,9 +87,22 @@ class AtomicCheckpointIO(CheckpointIO):
         note_progress()
         self._remove_old(path)
 
-    def _remove_unfinished(self, path: Path, *, waited: bool) -> None:
-        """Make room again: each rank removes its share, and the first one the folder, once the
-        others have written theirs or have had the time for it."""
+    def _give_up(self, path: Path, error: Exception) -> None:
+        """Say what failed and where, to the user and to the first rank, and make room again."""
+        self.failure = str(error)
+        if self.share is not None and not isinstance(error, DamageError):
+            self.failure = f"rank {self.share[0]} on {node_name()}: {error}"
+        print(
+            f"WARNING: {path} could not be written ({self.failure}); the run goes on, and the "
+            "checkpoint before is kept",
+            file=sys.stderr,
+        )
+        with suppress(OSError):  # the next checkpoint takes away what stays
+            self._remove_unfinished(path, self.failure, late=isinstance(error, LateShareError))
+
+    def _remove_unfinished(self, path: Path, reason: str, *, late: bool) -> None:
+        """Each rank removes its share, and the first one the folder, once the others have written
+        theirs, or have said that they cannot, or have had the time for it."""
         if self.share is None:
             if not is_finished(path):
                 path.unlink(missing_ok=True)
@@ -82,10 +110,10 @@ class AtomicCheckpointIO(CheckpointIO):
         rank, ranks = self.share
         remove_checkpoint(path / share_name(rank, ranks))
         if rank > 0:
+            tell_failure(path, rank, ranks, reason)  # there is room for it now
             return
-        if not waited:
-            with suppress(DamageError):
-                wait_for_shares(path, range(1, ranks), ranks, SHARE_SECONDS)
+        if not late:
+            wait_for_others(path, ranks, SHARE_SECONDS)
         remove_checkpoint(path)
 
     def _remove_old(self, newest: Path) -> None:
@@ -98,12 +126,15 @@ class AtomicCheckpointIO(CheckpointIO):
             remove_checkpoint(old)
 
     def finish(self) -> None:
-        """Wait until the last checkpoint is on the disk. Raises `DamageError` if it is not."""
+        """Wait until the last checkpoint is on the disk; all ranks do so.
+
+        Raises `DamageError`, the same on all of them, if it is not.
+        """
         self._join()
-        if self.failure is not None:
+        if failures := _of_all_ranks(self.failure):
             raise DamageError(
-                f"the last checkpoint could not be written ({self.failure}); make room, and the "
-                "same command goes on from the checkpoint before"
+                f"the last checkpoint could not be written ({'; '.join(failures)}); make room, and "
+                "the same command goes on from the checkpoint before"
             )
 
     def _join(self) -> None:
@@ -127,8 +158,13 @@ class AtomicCheckpointIO(CheckpointIO):
         self._join()
 
 
-def _copy_to_memory(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True)
+def _of_all_ranks(own: str | None) -> list[str]:
+    """What any rank has to tell, each text once."""
+    told = [own]
+    if distributed.is_initialized():
+        told = [None] * distributed.get_world_size()
+        distributed.all_gather_object(told, own)
+    return list(dict.fromkeys(filter(None, told)))
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -146,12 +182,12 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 def write_share(checkpoint: dict[str, Any], folder: Path, rank: int, ranks: int) -> None:
     """A rank's file; the first rank then waits for the others' and writes the record of all.
 
-    Raises `DamageError` where a rank does not write its file.
+    Raises `DamageError` where another rank does not write its file.
     """
     write_checkpoint(checkpoint, folder / share_name(rank, ranks))
     if rank > 0:
         return
-    shares = wait_for_shares(folder, range(ranks), ranks, SHARE_SECONDS)
+    shares = wait_for_shares(folder, ranks, SHARE_SECONDS)
     record = {
         "step": checkpoint["global_step"],
         "bytes": sum(share["bytes"] for share in shares),
@@ -175,18 +211,11 @@ def remove_checkpoint(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def is_finished(path: Path) -> bool:
-    """Whether there is a record, which comes last."""
-    return path.with_suffix(".json").is_file()
-
-
 def check_checkpoint(path: Path) -> None:
     """Raises `DamageError` unless the file, or that of each rank, has the size and checksum of its
     record."""
     record = path.with_suffix(".json")
-    if not record.is_file():
-        raise DamageError(f"{path} has no {record.name}: it was never finished")
-    stated = json.loads(record.read_text())
+    stated = checkpoint_record(path)
     if "shares" in stated:
         shares = [path / name for name in stated["shares"]]
         for share in shares:
@@ -204,7 +233,7 @@ def check_checkpoint(path: Path) -> None:
 
 def step_of(checkpoint: Path) -> int:
     """The optimizer step of a checkpoint, from its record."""
-    return int(json.loads(checkpoint.with_suffix(".json").read_text())["step"])
+    return checkpoint_record(checkpoint)["step"]
 
 
 def read_checkpoint(
@@ -226,35 +255,11 @@ def read_first_share(path: Path) -> dict[str, Any]:
 
 def shares_of(folder: Path) -> list[Path]:
     """The files of a checkpoint in shares, in the order of ranks."""
-    names = json.loads(folder.with_suffix(".json").read_text())["shares"]
-    return [folder / name for name in names]
+    return [folder / name for name in checkpoint_record(folder)["shares"]]
 
 
 def _map(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def convert_checkpoint(folder: Path, out: Path) -> None:
-    """Make one file, with its record, of a checkpoint in shares.
-
-    Raises:
-        InputError: there is no such checkpoint, it is one file already, or `out` cannot be used.
-        DamageError: it is damaged.
-    """
-    if folder.is_file():
-        raise InputError(f"{folder} is one file already")
-    if not folder.is_dir():
-        raise InputError(f"no checkpoint {folder}")
-    if not is_finished(folder):
-        record = folder.with_suffix(".json")
-        raise InputError(f"{folder} is no checkpoint in shares: there is no record {record}")
-    if out.suffix != ".ckpt":
-        raise InputError(f"--out {out} must end in .ckpt: its record is beside it as .json")
-    for path in (out, out.with_suffix(".json")):
-        if path.exists():
-            raise InputError(f"--out {out}: {path} is there already; give another name")
-    check_checkpoint(folder)
-    write_checkpoint(read_checkpoint(folder), out)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Going on with a run on other numbers of nodes or devices. No torch here."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from anyscene.config import Config
 from anyscene.errors import ConfigError
 from anyscene.ranks import is_first_process
+from anyscene.records import run_record
 
 
 def fit_accumulation(config: Config) -> Config:
@@ -48,8 +48,7 @@ def fit_accumulation(config: Config) -> Config:
 
 def first_job(config: Config) -> dict[str, Any] | None:
     """The record of the run's first start, in its `run.json`; None for a new run."""
-    path = Path(config.runs_dir) / config.name / "run.json"
-    if config.train.resume != "auto" or not path.is_file():
+    if config.train.resume != "auto":
         return None
-    jobs = json.loads(path.read_text()).get("jobs")
+    jobs = run_record(Path(config.runs_dir) / config.name).get("jobs")
     return jobs[0] if jobs else None

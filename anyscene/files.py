@@ -5,16 +5,23 @@ import hashlib
 import json
 import math
 import os
-import platform
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
+def part_of(path: Path) -> Path:
+    """A temporary name beside `path` that is nobody else's: not another thread's, nor that of a
+    process of the same number on another node. Not `tempfile`'s file, which its owner alone reads.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     try:
         write(temporary)
         with temporary.open("rb") as file:
@@ -30,7 +37,7 @@ def keep_first(path: Path, content: bytes) -> None:
     On a file system without hard links the last one's does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    temporary = part_of(path)
     try:
         temporary.write_bytes(content)
         with temporary.open("rb") as file:

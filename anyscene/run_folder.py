@@ -1,6 +1,5 @@
 """The run folder: `config.yaml` and `run.json`, and the checkpoint to go on from."""
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from anyscene.checkpoint import (
     PATTERN,
     check_checkpoint,
     checkpoints,
-    is_finished,
     last_good_checkpoint,
     remove_checkpoint,
     step_of,
@@ -26,6 +24,7 @@ from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
 from anyscene.ranks import is_first_process, node_name
+from anyscene.records import is_finished, run_record
 
 IDENTITY = ("run_id", "wandb_id")
 ASIDE = "damaged-"
@@ -100,7 +99,7 @@ def prepare_run_folder(
     remove_leftovers(run, start_step)
     changed = changed_values(run / "config.yaml", config)
     save_config(config, run / "config.yaml")
-    record = read_record(run)
+    record = run_record(run)
     new = f"{config.name}-{os.urandom(4).hex()}"
     for key in IDENTITY:
         record.setdefault(key, (identity or {}).get(key, new))
@@ -128,13 +127,7 @@ def prepare_run_folder(
 
 def read_identity(run: Path) -> dict[str, str]:
     """The ids of a run in its folder."""
-    return {key: value for key, value in read_record(run).items() if key in IDENTITY}
-
-
-def read_record(run: Path) -> dict[str, Any]:
-    """`run.json`, or nothing where the run is new."""
-    path = run / "run.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return {key: value for key, value in run_record(run).items() if key in IDENTITY}
 
 
 def remove_leftovers(run: Path, start_step: int) -> None:

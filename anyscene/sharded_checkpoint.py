@@ -6,9 +6,8 @@ record beside the folder lists the files and comes last, as that of a single fil
 """
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from anyscene.errors import DamageError
+from anyscene.files import replace_file
+from anyscene.records import checkpoint_record, is_finished
 
 SHAPE, SHARE = "shape", "share"
+FAILED = ".failed"
+"""In place of `.ckpt`: the file in which a rank says why its share does not come."""
 POLL_SECONDS = 0.2
 
 
@@ -65,25 +68,47 @@ def _entry(part: Any, key: Any) -> Any:
         return None
 
 
-def wait_for_shares(
-    folder: Path, writers: Iterable[int], ranks: int, seconds: float
-) -> list[dict[str, Any]]:
-    """Name, size and checksum of the files of some of the ranks, once all these are written.
+class LateShareError(DamageError):
+    """The time is up, and some rank has neither written its share nor said why not."""
 
-    Raises `DamageError` that names the ranks whose file does not come.
+
+def tell_failure(folder: Path, rank: int, ranks: int, reason: str) -> None:
+    """Let the first rank know at once that a rank's share does not come."""
+    note = (folder / share_name(rank, ranks)).with_suffix(FAILED)
+    replace_file(note, lambda part: part.write_text(reason))
+
+
+def wait_for_shares(folder: Path, ranks: int, seconds: float) -> list[dict[str, Any]]:
+    """Name, size and checksum of the files of all ranks, once these are written.
+
+    Raises:
+        DamageError: at once, with the reasons, where ranks have told that they cannot write.
+        LateShareError: names the ranks whose file does not come.
     """
-    names = {rank: share_name(rank, ranks) for rank in writers}
-    records = {rank: (folder / name).with_suffix(".json") for rank, name in names.items()}
+    shares = [folder / share_name(rank, ranks) for rank in range(ranks)]
     end = time.monotonic() + seconds
-    while missing := [rank for rank, record in records.items() if not record.is_file()]:
+    while missing := [rank for rank, share in enumerate(shares) if not is_finished(share)]:
+        notes = [shares[rank].with_suffix(FAILED) for rank in missing]
+        if reasons := [note.read_text() for note in notes if note.is_file()]:
+            raise DamageError("; ".join(reasons))
         if time.monotonic() > end:
             told = ", ".join(map(str, missing))
-            raise DamageError(f"rank {told} did not write a share within {seconds:.0f} s")
+            raise LateShareError(f"rank {told} did not write a share within {seconds:.0f} s")
         time.sleep(POLL_SECONDS)
-    return [{"name": names[rank], **json.loads(records[rank].read_text())} for rank in records]
+    return [{"name": share.name, **checkpoint_record(share)} for share in shares]
+
+
+def wait_for_others(folder: Path, ranks: int, seconds: float) -> None:
+    """Until each rank but the first has written its share or told that it cannot, or time is up."""
+    shares = [folder / share_name(rank, ranks) for rank in range(1, ranks)]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if all(is_finished(share) or share.with_suffix(FAILED).is_file() for share in shares):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def sha256_of_shares(shares: list[Path]) -> str:
     """Checksum of the checksums in the shares' records, in the order of ranks."""
-    digests = [json.loads(share.with_suffix(".json").read_text())["sha256"] for share in shares]
+    digests = [checkpoint_record(share)["sha256"] for share in shares]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from training import Run, Workspace, recorded_keys
+import torch
+from training import Run, Workspace, recorded_keys, tensors
 
 from anyscene.callbacks.metrics_csv import HEADER, read_metrics
+from anyscene.ranks import node_name
 
 TESTS = Path(__file__).resolve().parent
 
@@ -108,6 +110,38 @@ def test_one_process_goes_on_with_what_two_began(two, workspace, capsys):
     start = json.loads((run.folder / "run.json").read_text())["jobs"][-1]
     assert start["changed"]["train.devices"] == [2, 1]
     assert start["changed"]["train.accumulate"] == [1, 2]
+    assert_same_way(run, two.run)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_began(one, workspace):
+    """The same global batches, divided between them."""
+    run, keys = one
+    workspace.killed_copy(run, "two-for-one", 3)
+    pair = train_on_two(workspace, "two-for-one", "data.workers=1", *OPTIONS)
+    assert pair.keys == keys[3:]
+    assert len(pair.keys) == 5
+    losses = run.figures("train/loss")
+    assert pair.run.figures("train/loss") == pytest.approx(losses, abs=1e-3)
+    assert_same_way(pair.run, run)
+    start = json.loads((pair.run.folder / "run.json").read_text())["jobs"][-1]
+    assert start["step"] == 3
+    assert start["changed"]["train.devices"] == [1, 2]
+
+
+def assert_same_way(run: Run, other: Run) -> None:
+    """From the third step to the eighth the weights and their average went the same way, but for
+    rounding: they end nearer to each other than a thousandth of that way."""
+    begin, end, own = other.state(3), other.state(8), run.state(8)
+    for part in ("state_dict", "callbacks"):
+        old, new, found = (tensors(state[part]) for state in (begin, end, own))
+        assert distance(found, new) < 1e-3 * distance(old, new), part
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Euclidean, over all weights."""
+    assert one.keys() == other.keys()
+    return sum(float((one[k].double() - other[k].double()).square().sum()) for k in one) ** 0.5
 
 
 def test_rank_zero_writes_and_nothing_else_is_printed(two):
@@ -155,3 +189,27 @@ def test_a_rank_that_is_not_finite_stops_both_with_its_keys(strategy, workspace)
     assert len(named) == 2  # of the four samples, those of rank 1
     (checkpoint,) = workspace.run(name).folder.glob("checkpoints/*.ckpt")
     assert checkpoint.name == "step-00000002.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "full"), [("ddp", 0), ("fsdp2", 1)])
+def test_a_rank_with_a_full_disk_ends_both_with_its_reason(strategy, full, workspace):
+    """And the first rank does not wait for a share that never comes."""
+    options = ("train.devices=2", "data.val=null", f"train.strategy={strategy}")
+    environment = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "full_disk", *workspace.command(f"full-{strategy}", *options)],
+        cwd=TESTS,
+        env=os.environ | environment | {"FULL_DISK": str(full)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    reason = "[Errno 28] No space left on device"
+    if strategy == "fsdp2":
+        reason = f"rank 1 on {node_name()}: {reason}"
+    told = f"anyscene: the last checkpoint could not be written ({reason}); make room, and"
+    assert done.stderr.count(told) == done.stderr.count("anyscene: ") == 2  # both say the same
+    assert "Traceback" not in done.stderr
+    assert list(workspace.run(f"full-{strategy}").folder.glob("checkpoints/*")) == []

@@ -7,7 +7,7 @@ import pytest
 from anyscene.config import BaseConfig, Config, DataConfig, TrainConfig
 from anyscene.config_io import changed_values, save_config
 from anyscene.elastic import fit_accumulation
-from anyscene.errors import ConfigError
+from anyscene.errors import ConfigError, InputError
 
 
 @pytest.fixture
@@ -55,6 +55,13 @@ def test_ranks_that_cannot_share_the_batch_are_told_those_that_can(run):
 
 def test_what_the_user_changed_stays(run):
     assert fit_accumulation(configured(run, 1, 2, accumulate=2)).train.accumulate == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_run_json_is_told_in_one_line(content, run):
+    (run / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json is damaged \(.*\); restore it .*ids$"):
+        fit_accumulation(configured(run, 2, 2))
 
 
 def test_a_new_run_stays_as_it_is(tmp_path, run):

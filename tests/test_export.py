@@ -211,6 +211,7 @@ def test_record_and_card(tiny_run: Path, demo_shards: Path, tmp_path: Path):
         record["base"]["sha256"],
         record["data_manifest_sha256"],
         "five channel",
+        "birefnet-general MIT, bria-rmbg CC BY-NC 4.0",
     ):
         assert stated in card
     assert not any(b"_name_or_path" in data for data in files(out).values())

@@ -13,13 +13,14 @@ import torch
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
     check_checkpoint,
-    convert_checkpoint,
     last_good_checkpoint,
     read_checkpoint,
     read_first_share,
     write_checkpoint,
 )
+from anyscene.convert_checkpoint import convert_checkpoint
 from anyscene.errors import DamageError, InputError
+from anyscene.ranks import node_name
 from anyscene.run_folder import remove_leftovers
 
 WHOLE = torch.arange(15.0).reshape(5, 3)
@@ -116,11 +117,11 @@ def test_a_rank_that_does_not_write_leaves_the_one_before(tmp_path, monkeypatch,
     assert last_good_checkpoint(tmp_path) == first
 
 
-@pytest.mark.parametrize("failing", [(0,), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("failing", [(0,), (1,), (1, 2), (0, 1, 2)])
 def test_a_full_disk_leaves_no_shares(failing, tmp_path, monkeypatch):
-    """Neither of the ranks that could write nor of those that could not."""
+    """Neither of the ranks that could write nor of those that could not; and the first rank, which
+    would wait longer than this test may take, says at once which could not, and why."""
     first, path = save(tmp_path, 1, ios()), tmp_path / "step-00000002.ckpt"
-    monkeypatch.setattr("anyscene.checkpoint.SHARE_SECONDS", 0.1)
     ranks = ios()
     for rank in (2, 1, 0):
         with monkeypatch.context() as patch:
@@ -129,8 +130,18 @@ def test_a_full_disk_leaves_no_shares(failing, tmp_path, monkeypatch):
             ranks[rank].save_checkpoint(own(rank, 2), path)
             ranks[rank].teardown()
     assert sorted(tmp_path.iterdir()) == [first, first.with_suffix(".json")]
-    for rank in set(failing) | {0}:  # which tells the run
-        with pytest.raises(DamageError, match="the last checkpoint could not be written"):
+    reasons = [
+        f"rank {rank} on {node_name()}: [Errno 28] No space left on device" for rank in failing
+    ]
+    told = {rank: [reason] for rank, reason in zip(failing, reasons, strict=True)}
+    if 0 not in failing:
+        told[0] = reasons
+    for rank in range(3):
+        if rank in told:
+            with pytest.raises(DamageError) as caught:
+                ranks[rank].finish()
+            assert f"could not be written ({'; '.join(told[rank])}); make room" in str(caught.value)
+        else:
             ranks[rank].finish()
 
 

@@ -201,5 +201,10 @@ def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
     assert "(job 7)" in lines[0] or lines[0].endswith("no SLURM here (job 7)")
     assert lines[2] == "step:       3, 12.3 images/s"
     assert lines[4:] == [f"log:        {run / 'logs/slurm-7.out'}", "  two", "  three"]
+    (run / "checkpoints/step-00000003.json").write_text("{")
+    assert main(["status", str(run)]) == 0
+    assert "checkpoint: step-00000003, with a damaged record" in capsys.readouterr().out
+    (run / "run.json").write_text("{")
+    assert "run.json is damaged" in refused(["status", str(run)], capsys)
     line = refused(["status", str(tmp_path)], capsys)
     assert "is no run folder" in line

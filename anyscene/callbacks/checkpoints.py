@@ -42,6 +42,10 @@ class Checkpoints(Callback):
             for part in ("total", "current"):
                 counters[part] = dict.fromkeys(counters[part], number)
 
+    def on_before_optimizer_step(self, *_args: Any, **_kwargs: Any) -> None:
+        """What the last checkpoint is of changes now; it was copied during the step."""
+        self.io.wait_for_copy()
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

@@ -1,25 +1,24 @@
 """`anyscene status`: a run as its folder and SLURM show it. No torch here."""
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
 
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.metrics_file import read_metrics
+from anyscene.records import checkpoint_record, run_record
 
 
 def describe(run: Path, lines: int) -> str:
     """State, restarts, step, speed, last checkpoint and the end of the log, a line each.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is no run, or its `run.json` is damaged.
     """
     logs = sorted((run / "logs").glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
     if not logs and not (run / "run.json").is_file():
         raise InputError(f"{run} is no run folder: it has neither run.json nor logs of SLURM")
-    path = run / "run.json"
-    jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    jobs = run_record(run).get("jobs", [])
     parts = [
         ("state", state(jobs[-1]["slurm_job_id"] if jobs else None, logs)),
         ("restarts", str(max(0, len(jobs) - 1))),
@@ -62,4 +61,8 @@ def last_checkpoint(run: Path) -> str:
     records = sorted((run / "checkpoints").glob("step-*.json"))
     if not records:
         return "none"
-    return f"{records[-1].stem}, {json.loads(records[-1].read_text())['bytes'] / 1e9:.3g} GB"
+    try:
+        stated = checkpoint_record(records[-1])
+    except DamageError:
+        return f"{records[-1].stem}, with a damaged record"
+    return f"{records[-1].stem}, {stated['bytes'] / 1e9:.3g} GB"

@@ -121,7 +121,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from anyscene.checkpoint import convert_checkpoint
+    from anyscene.convert_checkpoint import convert_checkpoint
 
     convert_checkpoint(options.checkpoint, options.out)
     print(f"checkpoint: {options.out}")

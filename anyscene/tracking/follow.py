@@ -136,17 +136,17 @@ def open_experiment(run: Path, options: argparse.Namespace, terminal: Terminal) 
 
     It is offline as `WANDB_MODE` says, where nobody is logged in, and where W&B cannot be reached.
     """
-    import json
-
     import wandb
     import yaml
+
+    from anyscene.records import run_record
 
     config = yaml.safe_load((run / "config.yaml").read_text())
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(name, str(run.absolute() / "wandb"))
     (run / "wandb").mkdir(exist_ok=True)
     common: dict[str, Any] = {
-        "id": json.loads((run / "run.json").read_text())["wandb_id"],
+        "id": run_record(run)["wandb_id"],
         "name": config["name"],
         "project": config["log"]["project"],
         "dir": str(run),

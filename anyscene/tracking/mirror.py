@@ -4,7 +4,6 @@ Each piece is told once over all starts of a run, for what W&B has recorded alre
 it does not matter when a start, or W&B, died: the next one goes on without a gap or a repeat.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ import wandb
 import yaml
 
 from anyscene.data.sources import read_manifest
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.metrics_file import parse_rows
+from anyscene.records import checkpoint_record, run_record
 from anyscene.tracking.transaction_log import STEP, read_recorded
 
 TABLE = "samples/table"
@@ -98,7 +98,10 @@ class Mirror:
     def _checkpoint(self, record: Path) -> None:
         """A reference to the file where it lies: weights are never uploaded."""
         path = record.with_suffix(".ckpt").absolute()
-        values = json.loads(record.read_text())
+        try:
+            values = checkpoint_record(path)
+        except DamageError:
+            return  # removed meanwhile, for newer ones; or damaged
         artifact = wandb.Artifact(f"{self._id}-checkpoint", "checkpoint", metadata=values)
         try:
             artifact.add_reference(f"file://{path}", name=path.name, checksum=False)
@@ -130,7 +133,7 @@ class Mirror:
 
 def describe(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The configuration, and from `run.json` what the run ran on."""
-    record = json.loads((run / "run.json").read_text())
+    record = run_record(run)
     jobs = record["jobs"]
     ids = dict.fromkeys(job["slurm_job_id"] for job in jobs if job["slurm_job_id"] is not None)
     return {

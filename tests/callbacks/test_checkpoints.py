@@ -1,10 +1,14 @@
 """When checkpoints are written, and which stay."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from training import assert_same_training_state
 
+from anyscene import snapshot
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.checkpoint import AtomicCheckpointIO
 from anyscene.errors import DamageError
@@ -53,9 +57,25 @@ def test_a_resumed_run_does_not_save_where_it_began(tmp_path):
 
 def test_the_end_waits_for_the_disk(tmp_path):
     callback = checkpoints_of(tmp_path, every=3)
-    callback.io.failure = OSError("disk full")
+    callback.io.failure = "disk full"
     with pytest.raises(DamageError, match="disk full"):
         run(callback, trainer_of(), 4)
+
+
+def test_a_checkpoint_that_is_copied_slowly_is_of_its_own_step(whole, workspace, monkeypatch):
+    """Training computes the next step meanwhile, and then waits."""
+    copy, copied = snapshot.copy_to_memory, 0
+
+    def slow(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal copied
+        copied += 1
+        time.sleep(0.002)
+        return copy(tensor)
+
+    monkeypatch.setattr(snapshot, "copy_to_memory", slow)
+    run = workspace.train("copied-slowly", "train.steps=5", "data.val=null")
+    assert copied > 200
+    assert_same_training_state(run.state(3), whole[0].state(3))
 
 
 def test_a_checkpoint_counts_micro_batches_of_the_present_size(tmp_path):

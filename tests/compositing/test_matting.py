@@ -12,6 +12,8 @@ from PIL import Image
 from anyscene.compositing.compose import compose, parse_element
 from anyscene.compositing.matting import cut_out, load_matting
 from anyscene.errors import InputError
+from anyscene.generate import generate
+from anyscene.scene_list import GenerateSettings, Scene
 
 
 def field(number: int, value: bytes | int | str) -> bytes:
@@ -64,6 +66,23 @@ def test_any_function_cuts_out_and_the_height_is_the_elements(tmp_path: Path):
     assert (rows[0], rows[-1]) == (16, 47)
     with pytest.raises(InputError, match="--matting isnet-general-use does that"):
         parse_element(element)
+
+
+def test_photos_are_cut_out_on_their_way_to_a_scene(tiny_export: Path, tmp_path: Path):
+    element = f"{photo(tmp_path / 'photo.png')}@0.5,0.5,0.5"
+    scene = Scene("toy", ("a red box in a room",), elements=(element,))
+    settings = GenerateSettings(steps=1, device="cpu")
+    with pytest.raises(InputError, match="--matting isnet-general-use does that"):
+        generate(str(tiny_export), [scene], settings, tmp_path / "none")
+    (line,) = generate(str(tiny_export), [scene], settings, tmp_path / "out", by_colour)
+    with Image.open(tmp_path / "out" / line["canvas"]) as canvas:
+        pixels = np.array(canvas)
+    core = pixels[..., 3] == 255
+    rows = np.nonzero(core.any(axis=1))[0] / len(pixels)
+    assert 0.25 <= rows[0] < 0.3
+    assert 0.7 < rows[-1] <= 0.75
+    assert (pixels[core][:, 0] > 200).all()  # no blue of the photo's background
+    assert (pixels[core][:, 2] < 50).all()
 
 
 def test_elements_with_alpha_are_used_as_they_are(tmp_path: Path):

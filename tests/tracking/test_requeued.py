@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from run_files import RunFiles, all_figures
 from wandb_server import wandb_server
 
+from anyscene.cli import main
 from anyscene.tracking.follow import kill_children
 from anyscene.tracking.follower import WandbFollower
 from anyscene.tracking.transaction_log import STEP, history_row, read_recorded, read_run
@@ -93,14 +95,24 @@ def test_data_checkpoints_reports_and_tables_are_artifacts(requeued):
     assert columns == [["prompt", "foreground", "generated", "real"]] * 2
 
 
-def test_the_command_to_upload_later(requeued, capfd):
-    """Both offline parts become one run with every step once."""
+def test_the_command_to_upload_later_is_printed_and_works(requeued, monkeypatch, capfd):
+    """All offline parts become one run with every step once."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    assert main(["track", str(requeued.folder)]) == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    said, _, command = line.partition("To upload later: wandb ")
+    assert said == "W&B is offline. "
+    place = Path(shlex.split(command)[-1])  # with a pattern at its end
+    assert place.parent == requeued.folder / "wandb"
+    assert len(list(place.parent.glob(place.name))) == 3
     with wandb_server("good") as server:
         key = {"WANDB_API_KEY": 40 * "0", "WANDB_BASE_URL": server.address}
         subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", *requeued.folder.glob("wandb/*run-*")],
+            f"{shlex.quote(sys.executable)} -m wandb {command}",
+            shell=True,
             env=os.environ | key,
-            cwd=requeued.folder,
             check=True,
             timeout=60,
             capture_output=True,
