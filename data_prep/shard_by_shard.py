@@ -62,9 +62,8 @@ class Work:
 def check_out(source: ShardManifest, out: Path, part: Part) -> None:
     """Raises `InputError` for an impossible part, or where its folder is one of the source's."""
     part.check(out)
-    if source.source_url is not None:
-        return
-    folders = {source.root, *(source.path(number).parent for number in range(len(source.shards)))}
+    root = Path(source.location.removeprefix("file://"))
+    folders = {root, *((root / record.name).parent for record in source.shards)}
     if part.folder(out).resolve() in {folder.resolve() for folder in folders}:
         raise InputError(f"--out {out} has the shards that are read; choose another folder")
 

@@ -262,8 +262,9 @@ def test_the_source_is_not_overwritten(settings: Settings, tmp_path: Path) -> No
         (tmp_path / f"link {parts}").symlink_to(folder)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for out in (folder, tmp_path / f"link {parts}"):
-            with pytest.raises(InputError, match="has the shards that are read"):
-                prepare_refined(str(folder), out, settings, part=Part(0, parts), overwrite=True)
+            for shards in (str(folder), f"file://{folder}"):
+                with pytest.raises(InputError, match="has the shards that are read"):
+                    prepare_refined(shards, out, settings, part=Part(0, parts), overwrite=True)
         after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert after == before
 
