@@ -256,28 +256,6 @@ def test_damaged_samples_are_left_out(settings: Settings, tmp_path: Path) -> Non
     assert verify(tmp_path / "out", workers=1).damages == []
 
 
-def test_the_source_is_not_overwritten(settings: Settings, tmp_path: Path) -> None:
-    for parts in (1, 2):
-        folder = write_shards(tmp_path / f"in {parts}", parts=parts, samples=4)
-        (tmp_path / f"link {parts}").symlink_to(folder)
-        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for out in (folder, tmp_path / f"link {parts}"):
-            for shards in (str(folder), f"file://{folder}"):
-                with pytest.raises(InputError, match="has the shards that are read"):
-                    prepare_refined(shards, out, settings, part=Part(0, parts), overwrite=True)
-        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        assert after == before
-
-
-@pytest.mark.parametrize("part", [Part(2, 2), Part(-1, 2), Part(0, 0)])
-def test_an_impossible_part_is_refused_with_overwrite_too(
-    part: Part, source: Path, settings: Settings, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match="the index must be from 0"):
-        prepare_refined(str(source), tmp_path / "out", settings, part=part, overwrite=True)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command_line(source: Path, whole: Path, settings: Settings, tmp_path: Path) -> None:
     words = ["prepare", "refine", str(source), f"--sam={settings.sam}", "--device=cpu"]
     out = f"--out={tmp_path / 'out'}"
