@@ -1,4 +1,4 @@
-"""`prepare refine --overwrite`: what it may not write to. SAM is not loaded before that is known."""
+"""`prepare refine --overwrite`: where it may not write; that is known before SAM is loaded."""
 
 from pathlib import Path
 
