@@ -15,6 +15,7 @@ from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
 from anyscene.models.base import Base, Vae, encode_images, vae_factor
+from anyscene.models.loading import UNLOADABLE, check_weights, without_reports
 
 CANNY_CHANNELS = 3
 EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a factor of 8
@@ -121,12 +122,17 @@ def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetMod
     folder = Path(path) / "controlnet"
     source = str(folder if folder.is_dir() else path)
     try:
+        fim: Any
         if weights:
-            fim = ControlNetModel.from_pretrained(source, dtype=torch.float32)
+            with without_reports():
+                fim, report = ControlNetModel.from_pretrained(
+                    source, dtype=torch.float32, output_loading_info=True
+                )
+            check_weights(f"fim.init={path!r}", ControlNetModel, report)
         else:
             settings: Any = ControlNetModel.load_config(source)
-            fim: Any = ControlNetModel.from_config(settings)
-    except (OSError, ValueError) as error:
+            fim = ControlNetModel.from_config(settings)
+    except UNLOADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"fim.init={path!r} could not be loaded ({reason})") from None
     for key in ("block_out_channels", "in_channels", "cross_attention_dim"):

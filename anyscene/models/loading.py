@@ -1,6 +1,8 @@
 """Loading a base, and one clear line for each way in which it cannot be loaded."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderTiny, DiffusionPipeline
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from anyscene.errors import InputError
@@ -28,6 +31,22 @@ FAMILY_XL = FAMILY | {
     "tokenizer_2": TOKENIZERS,
 }
 """The same of SDXL."""
+
+UNLOADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    StrictDataclassError,
+    SafetensorError,
+)
+"""What the libraries raise of files that are missing, damaged or of another model."""
+
+LIBRARIES = ("transformers", "diffusers.models")
+REPORTS = ("MISSING", "MISMATCH", "were not initialized", "trying to fetch")
+"""What is in the libraries' tables of that, which an error of ours follows in one line."""
 
 
 def load_base(path: str, revision: str | None = None, first_stage: str | None = None) -> Base:
@@ -54,8 +73,14 @@ def _assemble(
     options = {} if revision is None else {"revision": revision}
 
     def part(name: str, load: Callable[..., Any] = load_network) -> Any:
-        library = diffusers if index[name][0] == "diffusers" else transformers
-        kind = getattr(library, index[name][1])
+        named = index.get(name)
+        library: Any = diffusers if named and named[0] == "diffusers" else transformers
+        kind = getattr(library, _class_of(index, name) or "", None)
+        if kind is None:
+            raise InputError(
+                f"base.path={path!r} names {_class_of(index, name)} as its {name} in "
+                f"model_index.json, which {library.__name__} {library.__version__} does not have"
+            )
         return load(kind, path, "base.path", subfolder=name, **options)
 
     second = "text_encoder_2" in index
@@ -90,9 +115,11 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
         index: Any = DiffusionPipeline.load_config(path, revision=revision)
     except (OSError, ValueError) as error:
         raise _not_found(path, "base.path", error) from None
+    if not isinstance(index, dict):
+        raise _not_found(path, "base.path", ValueError("its model_index.json holds no names"))
     family = FAMILY_XL if "text_encoder_2" in index else FAMILY
     for part, classes in family.items():
-        found = index.get(part, [None, None])[1]
+        found = _class_of(index, part)
         if found not in classes:
             raise InputError(
                 f"base.path={path!r} is a {index.get('_class_name')} with {found} as its {part}: "
@@ -102,31 +129,68 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
     return dict(index)
 
 
+def _class_of(index: dict[str, Any], part: str) -> str | None:
+    """The class of a part; None: the index names none, or not as library and class."""
+    named = index.get(part)
+    return named[1] if isinstance(named, list) and len(named) == 2 else None
+
+
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(path, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except UNLOADABLE as error:
         raise _not_found(path, key, error, options.get("subfolder")) from None
 
 
 def _load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
     """A model in float32, from safetensors alone, with every weight that it needs."""
-    model, report = _load(
-        kind,
-        path,
-        key,
-        dtype=torch.float32,
-        use_safetensors=True,
-        output_loading_info=True,
-        **options,
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:  # the libraries fill them with random numbers
-        raise InputError(
-            f"{key}={path!r}: its {options.get('subfolder', 'file')} lacks {len(missing)} weights "
-            f"of {kind.__name__}, such as {missing[0]}; it is incomplete or of another model"
+    if issubclass(kind, transformers.PreTrainedModel):  # whose own error names no weight
+        options["ignore_mismatched_sizes"] = True
+    with without_reports():
+        model, report = _load(
+            kind,
+            path,
+            key,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
+    check_weights(f"{key}={path!r}: its {options.get('subfolder', 'file')}", kind, report)
     return model
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Keeps the libraries from logging what `check_weights` and errors say."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in REPORTS)
+
+    loggers = [logging.getLogger(f"{name}.modeling_utils") for name in LIBRARIES]
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
+
+
+def check_weights(what: str, kind: type, report: dict[str, Any]) -> None:
+    """Raises `InputError` where `from_pretrained` has reported weights that are missing or of other
+    shapes: the libraries fill these with random numbers."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{what} lacks {len(missing)} weights of {kind.__name__}, such as {missing[0]}; "
+            "it is incomplete or of another model"
+        )
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{what} has weights of other shapes than its config.json says, such as {name} with "
+            f"{tuple(found)} in place of {tuple(expected)}; they are of another model"
+        )
 
 
 def _from_config(kind: Any, path: str, key: str, **options: Any) -> Any:
@@ -136,12 +200,12 @@ def _from_config(kind: Any, path: str, key: str, **options: Any) -> Any:
             settings: Any = kind.config_class
             return kind(settings.from_pretrained(path, **options))
         return kind.from_config(kind.load_config(path, **options))
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise _not_found(path, key, error, options.get("subfolder")) from None
 
 
 def _not_found(path: str, key: str, error: Exception, part: str | None = None) -> InputError:
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split()).split(" If you want to instead")[0][:300]
     if Path(path).is_dir():
         of = "" if part is None else f", its {part} cannot be loaded"
         return InputError(f"{key}={path!r} is not a complete diffusers folder{of}: {reason}")

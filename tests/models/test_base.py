@@ -8,8 +8,9 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from families import family_base
 from safetensors.torch import load_file, save_file
-from tiny import tiny_base
+from tiny import CAPTIONS, tiny_base
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from anyscene.errors import InputError
@@ -174,6 +175,67 @@ def test_a_part_that_is_cut_off_is_named(part, broken):
     (file,) = (broken / part).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert f"not a complete diffusers folder, its {part} cannot be loaded" in refusal(broken)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_of_other_shapes_take_one_line(part, broken, capfd):
+    (file,) = (broken / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name, value in weights.items() if value.ndim == 1)
+    weights[name] = torch.zeros(len(weights[name]) + 1)
+    save_file(weights, file, {"format": "pt"})
+    line = refusal(broken)
+    assert f"its {part} " in line
+    assert name in line
+    assert "ignore_mismatched_sizes" not in line
+    assert "MISMATCH" not in capfd.readouterr().err  # transformers' table of it
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("text_encoder/config.json", {"hidden_act": "softer"}),
+        ("text_encoder/config.json", {"num_attention_heads": 3}),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "steep"}),
+        ("model_index.json", {"scheduler": ["diffusers", "SchedulerOfTomorrow"]}),
+        ("model_index.json", {"scheduler": None}),
+        ("model_index.json", {"unet": None}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_settings_that_the_libraries_do_not_know_take_one_line(file, change, broken):
+    change_json(broken / file, **change)
+    assert f"{next(iter(change)) if 'index' in file else Path(file).parent.name}" in refusal(broken)
+
+
+def test_an_index_without_names_takes_one_line(broken):
+    (broken / "model_index.json").write_text("[1]")
+    assert "model_index.json holds no names" in refusal(broken)
+
+
+def test_folders_in_the_form_of_the_published_ones_load(tmp_path):
+    """Stable Diffusion 1.5's names of the text encoder and of the first stage's attention, and a
+    tokenizer of two lists."""
+    base = load_base(str(family_base(tmp_path, "sd15")))
+    published_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    (vae,) = (tmp_path / "vae").glob("*.safetensors")
+    weights = load_file(vae)
+    for new, old in published_names.items():
+        weights = {name.replace(f".0.{new}", f".0.{old}"): v for name, v in weights.items()}
+    assert sum("proj_attn" in name for name in weights) == 4
+    save_file(weights, vae, {"format": "pt"})
+    (text,) = (tmp_path / "text_encoder").glob("*.safetensors")
+    weights = {f"text_model.{name}": value for name, value in load_file(text).items()}
+    save_file(weights, text, {"format": "pt"})
+    tokens = json.loads((tmp_path / "tokenizer/tokenizer.json").read_text())["model"]
+    (tmp_path / "tokenizer/vocab.json").write_text(json.dumps(tokens["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokens["merges"]]
+    (tmp_path / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    (tmp_path / "tokenizer/tokenizer.json").unlink()
+    loaded = load_base(str(tmp_path))
+    assert loaded.sha256() == base.sha256()
+    prompts = [*CAPTIONS, "", "Two MUGS!"]
+    assert loaded.tokenizer(prompts).input_ids == base.tokenizer(prompts).input_ids
 
 
 def test_missing_tokenizer(broken):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel
+from safetensors.torch import load_file, save_file
 from tiny import tiny_base
 
 from anyscene.compositing.canny import canny_edges
@@ -156,6 +157,21 @@ def test_start_from_a_trained_fim(base, tmp_path):
         fim = build_fim(FimConfig(init=str(folder)), base, seed=0)
         assert weights_sha256(fim) == weights_sha256(trained)
         assert all(parameter.requires_grad for parameter in fim.parameters())
+
+
+def test_a_trained_fim_that_is_not_whole_is_refused(base, tmp_path, capfd):
+    build_fim(CONFIGS["pixel"], base, seed=1).save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    weights = load_file(file)
+    lost = "controlnet_mid_block.weight"
+    save_file({k: v for k, v in weights.items() if k != lost}, file, {"format": "pt"})
+    with pytest.raises(InputError, match=f"^fim.init='.*' lacks 1 weights of .*{lost}[^\n]*$"):
+        build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
+    weights[lost] = torch.zeros(1, 1, 1, 1)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(InputError, match=f"^fim.init='.*' could not be loaded .*{lost}[^\n]*$"):
+        build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
+    assert capfd.readouterr().err == ""
 
 
 def test_what_does_not_fit_is_refused(base, tmp_path):
