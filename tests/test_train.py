@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,9 @@ from training import SHORT_RUN, recorded_keys, tensors
 
 from anyscene.cli import main
 from anyscene.config_io import load_config
+from anyscene.visual import LINE_PIXELS, PADDING
+
+DEMO_BASE = Path(__file__).resolve().parents[1] / "anyscene" / "assets" / "demo_base"
 
 
 def test_a_run_writes_its_figures(whole):
@@ -106,14 +110,30 @@ def test_accumulation_changes_neither_loss_nor_gradient(whole, workspace):
         torch.testing.assert_close(moments[1][name], value, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_overfitting_a_single_sample(workspace):
+def test_more_steps_learn_a_single_sample_better(workspace):
+    """On the shipped base, whose own image of the prompt is the start."""
+    of_the_unet = ("train.trainable=unet", "train.injection=none", "train.ema_decay=0")
+    options = ("debug.overfit=1", f"base.path={DEMO_BASE}", "data.val=null", *of_the_unet)
     with recorded_keys() as keys:
-        run = workspace.train("overfit", "debug.overfit=1", "train.steps=2")
+        found = []
+        for steps, rate in ((1, 1e-30), (12, 3e-4)):
+            changed = (f"train.steps={steps}", f"train.learning_rate={rate}", "data.batch_size=2")
+            run = workspace.train(f"overfit-{steps}", *options, *changed, "train.prompt_dropout=0")
+            found.append(run.figures("overfit/psnr")[steps])
     assert len({key for batch in keys for key in batch}) == 1
-    assert len(run.figures("train/loss")) == 2
-    assert 0 < run.figures("overfit/psnr")[2] < 60
-    with Image.open(run.folder / "samples/step-00000002/overfit.png") as picture:
-        assert picture.width > 4 * 64
+    assert found[1] > found[0] + 1
+    with Image.open(run.folder / "samples/step-00000012/overfit.png") as picture:
+        real, generated = tile(picture, 2), tile(picture, 3)
+    psnr = -10 * np.log10(np.square(real - generated).mean())
+    assert found[1] == pytest.approx(psnr, abs=0.1)
+
+
+def tile(picture: Image.Image, column: int) -> np.ndarray:
+    """The pixels, in [0, 1], of a column of a grid of one scene."""
+    side = picture.height - LINE_PIXELS - 3 * PADDING
+    left = picture.width - (4 - column) * (side + PADDING)
+    top = LINE_PIXELS + 2 * PADDING
+    return np.asarray(picture.convert("RGB").crop((left, top, left + side, top + side))) / 255
 
 
 @pytest.mark.parametrize(
