@@ -21,6 +21,7 @@ from anyscene.config import (
     Precision,
     TrainConfig,
 )
+from anyscene.cost import GIB, count_step
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.module import SceneModule
 from anyscene.quiet import quiet_libraries
@@ -69,12 +70,12 @@ class Stopwatch:
         return True
 
     def figures(self) -> dict[str, Any]:
-        """Images a second, and the peak of the device's memory, while timed."""
+        """Images a second, and the peak of a GPU's memory (None on a CPU), while timed."""
         timed = self.steps - self.setting.warm_steps
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        peak = torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
         return {
             "images_per_second": timed * self.setting.batch / self.seconds,
-            "peak_gib": peak / 2**30,
+            "peak_gib": peak,
             "timed_steps": timed,
             "seconds_a_step": self.seconds / timed,
         }
@@ -110,6 +111,12 @@ def run_config(setting: Setting, folder: Path, **train: Any) -> Config:
         ),
         log=LogConfig(logger=Logger.none, progress_bar=False),
     )
+
+
+def counted_gib(setting: Setting, size: int, train: dict[str, Any]) -> float:
+    """GiB at the worst moment of a step with the options `train`, as `anyscene train --dry-run`
+    counts them for scenes of `size` pixels: with the first stage, and without CUDA's context."""
+    return count_step(run_config(setting, Path(), **train), (size, size)).peak / GIB
 
 
 def measure_ours(setting: Setting, train: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ alternate on the same device, each row in a process of its own with a time limit
 medians over rounds. Rows are printed, and written to `--out`, as they come.
 
 MFU is the operations of UNet and FIM, as `anyscene train --dry-run` counts them, over the rate of
-the device's data sheet and over a rate that is measured here with large matrix products.
+the device's data sheet and over a rate that is measured here with large matrix products. Beside the
+peak of a GPU's memory is the one that `--dry-run` counts; a CPU's peak is not known.
 """
 
 import argparse
@@ -24,11 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from our_step import Setting, measure_ours
+from our_step import Setting, counted_gib, measure_ours
 from own_process import ChildFailedError, in_own_process
 from plain_loop import device_rates, flop_per_image, measure_loop
 from random_base import describe, random_bases
@@ -52,6 +54,7 @@ LOOPS = {
     "plain loop, eager": [],
     "plain loop, channels_last, compile": ["channels_last", "compile"],
 }
+LOOP_COUNTED_AS = {"ema_decay": 0.0}
 ROWS = ("plain loop, eager", *list(OURS)[:3], "plain loop, channels_last, compile", *list(OURS)[3:])
 SCENES = 64
 PREPARATION_LIMIT = 120.0  # seconds
@@ -83,21 +86,42 @@ def one_row(name: str, setting: Setting) -> dict[str, Any]:
     return measure_ours(setting, OURS[name])
 
 
-def table(rows: dict[str, list[dict[str, Any]]], flop: float, rates: dict[str, float]) -> str:
-    """Medians over rounds, as Markdown; a row that failed says so."""
+def counted_rows(names: Sequence[str], setting: Setting, size: int) -> dict[str, float]:
+    """GiB that the step of each row is counted to take; layout and compilation change nothing."""
+    found: dict[tuple[bool, bool], float] = {}
+    counted = {}
+    for name in names:
+        train = LOOP_COUNTED_AS if name in LOOPS else OURS[name]
+        kind = name in LOOPS, "gradient_checkpointing" in train
+        if kind not in found:
+            found[kind] = counted_gib(setting, size, train)
+        counted[name] = found[kind]
+    return counted
+
+
+def table(
+    rows: dict[str, list[dict[str, Any]]],
+    counted: dict[str, float],
+    flop: float,
+    rates: dict[str, float],
+) -> str:
+    """Medians over rounds, as Markdown, with GiB counted by row; a row that failed says so."""
     measured = " | ".join(f"MFU, {name} rate" for name in rates)
-    lines = [f"| | images/s | {measured} | peak GiB | to the eager loop |"]
-    lines.append("| --- " * (4 + len(rates)) + "|")
+    lines = [f"| | images/s | {measured} | counted GiB | peak GiB | to the eager loop |"]
+    lines.append("| --- " * (5 + len(rates)) + "|")
     eager = median_speed(rows.get("plain loop, eager", []))
     for name, rounds in rows.items():
         speed = median_speed(rounds)
+        counted_here = f"{counted[name]:.1f}"
         if speed is None:
-            lines.append(f"| {name} | failed {'| ' * (2 + len(rates))}|")
+            empty = "| " * len(rates)
+            lines.append(f"| {name} | failed {empty}| {counted_here} | | |")
             continue
         shares = " | ".join(f"{speed * flop / rate:.1%}" for rate in rates.values())
-        peak = max(r.get("peak_gib", 0.0) for r in rounds)
+        peaks = [r["peak_gib"] for r in rounds if r.get("peak_gib") is not None]
+        peak = f"{max(peaks):.1f}" if peaks else "unknown"
         ratio = f"{speed / eager:.2f}" if eager else ""
-        lines.append(f"| {name} | {speed:.3g} | {shares} | {peak:.1f} | {ratio} |")
+        lines.append(f"| {name} | {speed:.3g} | {shares} | {counted_here} | {peak} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -153,7 +177,12 @@ def compare(options: argparse.Namespace) -> None:
             for name in options.rows:
                 measure(name, setting, options, record, number)
         flop = in_own_process(flop_per_image, base, size, limit=PREPARATION_LIMIT)
-    print(f"\n{heading}: {flop / 1e12:.3g} TFLOP an image\n\n{table(record['rows'], flop, rates)}")
+        of_rows = options.rows, setting, size
+        counted = in_own_process(counted_rows, *of_rows, limit=PREPARATION_LIMIT)
+    record["counted_gib"] = counted
+    write(record, options.out)
+    found = table(record["rows"], counted, flop, rates)
+    print(f"\n{heading}: {flop / 1e12:.3g} TFLOP an image\n\n{found}")
 
 
 def measure(
@@ -169,9 +198,14 @@ def measure(
     record["rows"][name].append(figures)
     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     print(f"round {number + 1}, {name}: {shown}", flush=True)
-    if options.out:
+    write(record, options.out)
+
+
+def write(record: dict[str, Any], out: Path | None) -> None:
+    """What is known so far, if a file is wanted."""
+    if out:
         text = json.dumps(record, indent=1) + "\n"
-        replace_file(options.out, lambda part: part.write_text(text))
+        replace_file(out, lambda part: part.write_text(text))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from tiny import tiny_config
 
+from anyscene.cost import count_step
 from data_prep.cache import Settings, prepare_cache
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -40,15 +43,23 @@ def test_the_benchmark_of_steps_measures_both_sides(
         figures = benchmark.one_row(name, setting)
         assert figures["timed_steps"] == 1
         assert figures["images_per_second"] * figures["seconds_a_step"] == pytest.approx(2)
+        assert figures["peak_gib"] is None or torch.cuda.is_available()
     flop = flop_per_image(tiny_base_folder, 64)
+    names = ("ours, eager", "ours, compile")
+    overrides = ("data.batch_size=2", "train.precision=bf16")
+    config = tiny_config(tiny_base_folder, demo_shards, tmp_path, *overrides)
+    dry_run = count_step(config, (64, 64)).peak / 2**30
+    assert benchmark.counted_rows(names, setting, 64) == dict.fromkeys(names, dry_run)
     rows = {
-        "plain loop, eager": [{"images_per_second": 2.0, "peak_gib": 0.5}],
+        "plain loop, eager": [{"images_per_second": 2.0, "peak_gib": None}],
         "ours, compile": [{"failed": "took more than 3 s"}],
         "ours, eager": [{"images_per_second": s, "peak_gib": 1.0} for s in (1.0, 3.0, 9.0)],
     }
-    *_, failed, last = benchmark.table(rows, flop, {"measured": 10 * flop}).splitlines()
-    assert failed == "| ours, compile | failed | | | |"
-    assert last == "| ours, eager | 3 | 30.0% | 1.0 | 1.50 |"
+    counted = dict.fromkeys(rows, 1.25)
+    *_, loop, failed, last = benchmark.table(rows, counted, flop, {"m": 10 * flop}).splitlines()
+    assert loop == "| plain loop, eager | 2 | 20.0% | 1.2 | unknown | 1.00 |"
+    assert failed == "| ours, compile | failed | | 1.2 | | |"
+    assert last == "| ours, eager | 3 | 30.0% | 1.2 | 1.0 | 1.50 |"
 
 
 def test_kept_bases_and_scenes_are_of_their_family_and_size(
@@ -68,6 +79,7 @@ def test_kept_bases_and_scenes_are_of_their_family_and_size(
     monkeypatch.setattr(benchmark, "device_rates", lambda: {"measured": 1.0})
     monkeypatch.setattr(benchmark, "one_row", lambda *_: {"images_per_second": 2.0})
     monkeypatch.setattr(benchmark, "flop_per_image", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "counted_rows", lambda names, *_: dict.fromkeys(names, 1.0))
     monkeypatch.setattr(benchmark, "in_own_process", here)
     out = tmp_path / "new" / "steps.json"
     for words in (["--family", "sd15"], ["--family", "sdxl"], ["--family", "sd15", "--size", "64"]):
@@ -77,7 +89,9 @@ def test_kept_bases_and_scenes_are_of_their_family_and_size(
     assert len({*folders}) == 3
     assert {folder.parent for folder in folders} == {tmp_path}
     assert [path.name for path in out.parent.iterdir()] == ["steps.json"]
-    assert json.loads(out.read_text())["rows"]["ours, eager"][0]["images_per_second"] == 2
+    record = json.loads(out.read_text())
+    assert record["rows"]["ours, eager"][0]["images_per_second"] == 2
+    assert record["counted_gib"] == {"ours, eager": 1.0}
     assert "sd15 at 64 px" in capsys.readouterr().out
 
 
