@@ -125,9 +125,10 @@ def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetMod
         fim: Any
         if weights:
             with without_reports():
-                fim, report = ControlNetModel.from_pretrained(
+                loaded: Any = ControlNetModel.from_pretrained(
                     source, dtype=torch.float32, output_loading_info=True
                 )
+            fim, report = loaded
             check_weights(f"fim.init={path!r}", ControlNetModel, report)
         else:
             settings: Any = ControlNetModel.load_config(source)
