@@ -6,13 +6,17 @@ import pytest
 import torch
 from published import published_base
 from tiny import tiny_config
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyscene import config_checks, cost
 from anyscene.cli import main
 from anyscene.config import Config
 from anyscene.cost import GIB, count_step, images_at_peak
 from anyscene.counted_memory import LiveBytes
-from anyscene.models.loading import load_base
+from anyscene.models.injection import build_fim
+from anyscene.models.loading import fake_base, load_base
+from anyscene.models.trained import trained_parameters
+from anyscene.module import SceneModule
 
 
 def config_of(base: Path, shards: Path, *overrides: str) -> Config:
@@ -77,6 +81,20 @@ def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -
     assert unet.flop_per_image < fim.flop_per_image
     assert unet.frozen < fim.frozen
     assert unet.average == 0
+
+
+@pytest.mark.parametrize("of", [(), ("train.trainable=unet", "train.injection=none")])
+def test_counted_adapters_are_those_of_a_run(
+    of: tuple[str, ...], tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    pytest.importorskip("peft")
+    config = config_of(tiny_base_folder, demo_shards, "train.lora_rank=2", *of)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = fake_base(config.base.path)
+        fim = None if of else build_fim(config.fim, base, 0, False)
+        step = cost.Step(base, fim, config, (64, 64), 1)
+    run = trained_parameters(SceneModule(config).trained)
+    assert [(v.shape, v.dtype) for v in step.trained] == [(v.shape, v.dtype) for v in run]
 
 
 def test_memory_of_ranks_that_share_the_weights(tiny_base_folder: Path, demo_shards: Path) -> None:

@@ -55,6 +55,8 @@ def build_fim(config: FimConfig, base: Base, seed: int, weights: bool = True) ->
         case Hint.pixel | Hint.canny:
             widths = tuple(config.embedder_channels or EMBEDDER_WIDTHS[:stages])
             channels = HINT_CHANNELS if config.hint is Hint.pixel else CANNY_CHANNELS
+            if any(width < 1 for width in widths):
+                raise ConfigError(f"fim.embedder_channels={list(widths)} must be positive numbers")
             if len(widths) != stages:
                 raise ConfigError(
                     f"fim.embedder_channels={list(widths)} has {len(widths)} entries; the base's "

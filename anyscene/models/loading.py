@@ -86,9 +86,7 @@ def _assemble(
     second = "text_encoder_2" in index
     base = Base(
         unet=part("unet"),
-        vae=part("vae")
-        if first_stage is None
-        else load_network(AutoencoderTiny, first_stage, "base.first_stage"),
+        vae=part("vae") if first_stage is None else _first_stage(first_stage, load_network),
         text_encoder=part("text_encoder"),
         tokenizer=part("tokenizer", _load),
         scheduler=part("scheduler", _load),
@@ -98,6 +96,21 @@ def _assemble(
     )
     _check_fit(path, base)
     return base
+
+
+def _first_stage(path: str, load_network: Callable[..., Any]) -> Any:
+    """The `AutoencoderTiny` of a folder or hub id, in the place of a base's own first stage."""
+    try:
+        settings: Any = AutoencoderTiny.load_config(path)
+    except UNLOADABLE as error:
+        raise _not_found(path, "base.first_stage", error) from None
+    kind = settings.get("_class_name") if isinstance(settings, dict) else None
+    if kind != AutoencoderTiny.__name__:
+        raise InputError(
+            f"base.first_stage={path!r} has the class {kind}, not AutoencoderTiny such as "
+            "madebyollin/taesd; leave it out to use the base's own VAE"
+        )
+    return load_network(AutoencoderTiny, path, "base.first_stage")
 
 
 def check_family(path: str, revision: str | None = None) -> dict[str, Any]:

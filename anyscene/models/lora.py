@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 """The layers that get an adapter, those of diffusers' own training scripts."""
@@ -24,7 +25,8 @@ def add_lora(network: Any, rank: int, seed: int) -> None:
 
     network.requires_grad_(False)
     settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION_LAYERS)
-    inject_adapter_in_model(settings, network, low_cpu_mem_usage=True)  # shapes alone
+    with unset_fake_temporarily():  # where a step is counted: peft moves fake adapters and fails
+        inject_adapter_in_model(settings, network, low_cpu_mem_usage=True)  # shapes alone
     generator = torch.Generator().manual_seed(seed)
     for name, module in network.named_modules():
         if name.endswith((".lora_A.default", ".lora_B.default")):

@@ -22,7 +22,7 @@ from anyscene.models.base import (
     vae_factor,
     weights_sha256,
 )
-from anyscene.models.loading import load_base
+from anyscene.models.loading import fake_base, load_base
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 
@@ -114,6 +114,12 @@ def test_another_first_stage(tiny_base_folder, tmp_path):
     assert torch.equal(base.encode(images, torch.ones_like(expected)), expected)
     assert base.encode(images).shape == (1, 4, 8, 8)
     assert "base.first_stage" in refusal(tiny_base_folder, None, str(tmp_path / "nowhere"))
+    own = tiny_base_folder / "vae"
+    for load in (load_base, fake_base):
+        with pytest.raises(
+            InputError, match=f"^base.first_stage='{own}' has the class AutoencoderKL"
+        ):
+            load(str(tiny_base_folder), None, str(own))
 
 
 def test_hash_changes_with_any_weight(base):

@@ -177,6 +177,8 @@ def test_a_trained_fim_that_is_not_whole_is_refused(base, tmp_path, capfd):
 def test_what_does_not_fit_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match=r"\[16, 32\] has 2 entries; .* factor 4 needs .* = 3$"):
         build_fim(FimConfig(embedder_channels=[16, 32]), base, seed=0)
+    with pytest.raises(ConfigError, match=r"\[8, 0, 8\] must be positive numbers$"):
+        build_fim(FimConfig(embedder_channels=[8, 0, 8]), base, seed=0)
     with pytest.raises(InputError, match=r"^fim.init='.*' could not be loaded \([^\n]*\)$"):
         build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
     build_fim(FimConfig(hint=Hint.canny), base, seed=0).save_pretrained(tmp_path / "edges")
