@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from anyscene.compositing.compose import (
     ASPECT_TOLERANCE,
+    canvas_size,
     canvas_tensors,
     compose,
     parse_element,
@@ -208,8 +208,7 @@ def image_size(model: Model, scene: Scene, settings: GenerateSettings) -> tuple[
     native, multiple = model.native_size, model.multiple
     if settings.height or settings.width or scene.canvas is None:
         return settings.height or native, settings.width or native
-    with Image.open(scene.canvas) as file:
-        width, height = file.size
+    height, width = canvas_size(scene.canvas)
     fitting = []
     for own_height in range(multiple, 2 * native + 1, multiple):
         own_width = max(1, round(own_height * width / height / multiple)) * multiple

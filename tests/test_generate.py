@@ -374,6 +374,7 @@ def test_known_latents_are_noised_as_the_scheduler_does(tmp_path: Path, schedule
         (["MODEL", "--prompt", "x", "--micro-batch", "0"], "--micro-batch 0 must be greater"),
         (["--again", "gone.jsonl"], "no manifest gone.jsonl"),
         (["MODEL", "--prompt", "x", "--canvas", "OPAQUE"], "has no alpha channel"),
+        (["MODEL", "--prompt", "x", "--canvas", "TEXT"], "cannot be read as an image"),
         (["MODEL", "--prompt", "x", "--element", "C@1,1"], "must be FILE@X,Y,HEIGHT"),
         (["MODEL", "--prompt", "x", "--height", "60"], "must be multiples of 8"),
     ],
@@ -389,7 +390,8 @@ def test_mistakes_take_one_line(
     opaque = tmp_path / "opaque.png"
     Image.new("RGB", (SIZE, SIZE)).save(opaque)
     names = {"MODEL": tiny_export, "C": canvas, "C@1,1,1": f"{canvas}@1,1,1", "OPAQUE": opaque}
-    names |= {"C@1,1": f"{canvas}@1,1", "OUT": tmp_path / "out"}
+    names |= {"C@1,1": f"{canvas}@1,1", "OUT": tmp_path / "out", "TEXT": tmp_path / "text.png"}
+    names["TEXT"].write_text("no picture")
     line = [str(names.get(argument, argument)) for argument in arguments]
     if message != "generate needs --out DIR" and "--again" not in line:
         line += ["--out", str(tmp_path / "out")]

@@ -4,7 +4,8 @@ Sizes are (height, width) in pixels; a `Placement` counts in fractions of the ca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def parse_element(text: str, matting: Matting | None = None) -> Placement:
     return placement
 
 
+def canvas_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) of a file's upright image. Raises InputError where it cannot be read."""
+    with _opened(Path(path)) as file:
+        width, height = ImageOps.exif_transpose(file).size
+    return height, width
+
+
 def read_canvas(path: Path | str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Colours 1 3 H W and alpha 1 1 H W, both in [0, 1], of an RGBA file, resized to `size`.
 
@@ -125,23 +133,30 @@ def canvas_tensors(image: Image.Image) -> tuple[Tensor, Tensor]:
 
 def _read_rgba(path: Path, matting: Matting | None = None) -> Image.Image:
     """The file's upright RGBA image, cut out if need be; InputError where there is none."""
+    with _opened(path) as file:
+        if file.has_transparency_data:
+            return ImageOps.exif_transpose(file).convert("RGBA")
+        if matting is None:
+            raise InputError(
+                f"{path} has no alpha channel ({file.mode}); cut the element out first and "
+                "give an RGBA file, alpha 255 on the foreground and 0 around it; for an "
+                "--element, --matting isnet-general-use does that"
+            )
+        photo = ImageOps.exif_transpose(file).convert("RGB")
+    return cut_out(photo, matting, str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file as an image; InputError where it is none, also while it is read."""
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file; give an RGBA image")
     try:
         with Image.open(path) as file:
-            if file.has_transparency_data:
-                return ImageOps.exif_transpose(file).convert("RGBA")
-            if matting is None:
-                raise InputError(
-                    f"{path} has no alpha channel ({file.mode}); cut the element out first and "
-                    "give an RGBA file, alpha 255 on the foreground and 0 around it; for an "
-                    "--element, --matting isnet-general-use does that"
-                )
-            photo = ImageOps.exif_transpose(file).convert("RGB")
+            yield file
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as an image: {reason}") from error
-    return cut_out(photo, matting, str(path))
 
 
 def _pixel_size(placement: Placement, canvas_height: int) -> tuple[int, int]:

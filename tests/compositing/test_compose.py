@@ -7,6 +7,7 @@ from PIL import Image
 
 from anyscene.compositing.compose import (
     Placement,
+    canvas_size,
     canvas_tensors,
     compose,
     parse_element,
@@ -129,6 +130,8 @@ def test_a_photo_is_turned_as_its_exif_says(tmp_path):
     exif[0x0112] = 6  # Orientation: rotate by 90 degrees
     Image.new("RGBA", (8, 4), RED).save(path, exif=exif)
     assert parse_element(f"{path}@0.5,0.5,0.5").image.size == (4, 8)
+    assert canvas_size(path) == (8, 4)
+    assert read_canvas(path, canvas_size(path))[0].shape == (1, 3, 8, 4)
 
 
 @pytest.mark.parametrize(
