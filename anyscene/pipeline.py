@@ -20,18 +20,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from anyscene.compositing.blending import blend as blend_pixels
 from anyscene.config import Blend
-from anyscene.errors import InputError
 from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
 from anyscene.layout_settings import LayoutControl
-from anyscene.models.base import (
-    Vae,
-    decode_latents,
-    unet_factor,
-    vae_factor,
-)
+from anyscene.models.base import Vae, decode_latents, unet_factor, vae_factor
 from anyscene.models.denoiser import Conditions, Denoiser
 from anyscene.models.text import TextEncoders
+from anyscene.pipeline_checks import check_choices, check_negative, check_numbers
 from anyscene.pipeline_inputs import (
     Foreground,
     check_foreground,
@@ -44,8 +39,6 @@ from anyscene.pipeline_inputs import (
     text_condition,
     uncropped,
 )
-
-OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 
 
 @dataclass
@@ -148,7 +141,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
-        callback_on_step_end: Callable[..., dict] | None = None,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
     ) -> AnySceneOutput:
         """Generate scenes.
 
@@ -180,10 +173,16 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             callback_on_step_end: diffusers' callback with `latents`; may return other ones.
 
         Raises:
-            InputError: sizes, counts or prompts that do not fit, and another `output_type`.
+            InputError: sizes, counts, values or prompts that do not fit, and unknown choices.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type={output_type!r} must be {', '.join(OUTPUT_TYPES)}")
+        check_choices(output_type, blend, layout)
+        counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
+        counts["num_images_per_prompt"] = num_images_per_prompt
+        scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
+        scales["foreground_guidance_scale"] = foreground_guidance_scale
+        scales["controlnet_conditioning_scale"] = controlnet_conditioning_scale
+        span = (control_guidance_start, control_guidance_end)
+        check_numbers(counts, scales, span)
         full = text_condition(
             self._encoders(), prompt, (prompt_embeds, pooled_prompt_embeds), "prompt"
         )
@@ -194,8 +193,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             (negative_prompt_embeds, negative_pooled_prompt_embeds),
             "negative_prompt",
         )
-        if len(empty.hidden) != count:
-            raise InputError(f"{len(empty.hidden)} negative prompts for {count} prompts")
+        check_negative(full, empty)
         own = self._foreground(foreground, mask, count, num_images_per_prompt)
         size = image_size(
             None if own is None else own.rgb,
@@ -219,7 +217,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             s_foreground=1.0 if control is None else foreground_guidance_scale,
             rescale=guidance_rescale,
             fim_scale=controlnet_conditioning_scale,
-            fim_span=(control_guidance_start, control_guidance_end),
+            fim_span=span,
             layout=layout_plan(layout, own, self.unet, self.vae, place, latent_size),
         )
         shape = (images, self.unet.config.in_channels, *latent_size)
@@ -246,7 +244,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         latents: Tensor,
         steps: int,
         generator: Any,
-        callback: Callable[..., dict] | None,
+        callback: Callable[..., dict | None] | None,
     ) -> Tensor:
         """Scaled latents B c h w of the finished scenes."""
         denoiser = Denoiser(self.unet, self.controlnet, conditions)
@@ -271,7 +269,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
                     prediction, timestep, latents, **options, return_dict=False
                 )[0]
                 if callback is not None:
-                    changed = callback(self, index, timestep, {"latents": latents})
+                    changed = callback(self, index, timestep, {"latents": latents}) or {}
                     latents = changed.get("latents", latents)
                 bar.update()
         return latents

@@ -15,6 +15,7 @@ from anyscene.models.base import Vae, encode_images
 from anyscene.models.injection import control_condition
 from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextCondition, TextEncoders, micro_condition
+from anyscene.pipeline_checks import check_embeddings, check_prompts, check_range
 
 
 def text_condition(
@@ -25,22 +26,21 @@ def text_condition(
 ) -> TextCondition:
     """The condition of prompts, or of the embeddings (hidden, pooled) in their place.
 
-    Raises `InputError`, with `name` as the argument, where neither is given or a part is missing.
+    Raises `InputError`, with `name` as the argument, where neither is given, a part is missing or
+    of another shape.
     """
     hidden, pooled = embeds
     if hidden is None:
         if prompts is None:
             raise InputError(f"give {name} or {name}_embeds")
-        return encoders.encode([prompts] if isinstance(prompts, str) else list(prompts))
-    if (pooled is None) != (encoders.text_encoder_2 is None):
-        needed = "needs" if pooled is None else "has no use for"
-        raise InputError(f"{name}_embeds of this base {needed} pooled embeddings beside it")
+        return encoders.encode(check_prompts(prompts, name))
+    check_embeddings(encoders, hidden, pooled, name)
     return TextCondition(hidden, pooled)
 
 
 def per_prompt(negative: str | list[str] | None, count: int) -> list[str]:
     """Negative prompts for `count` prompts: one for all, none, or one each."""
-    return negative if isinstance(negative, list) else [negative or ""] * count
+    return [negative or ""] * count if negative is None or isinstance(negative, str) else negative
 
 
 def check_foreground(
@@ -48,12 +48,14 @@ def check_foreground(
 ) -> tuple[Tensor, Tensor] | None:
     """Foreground B 3 H W and mask B 1 H W in float32; None for text only.
 
-    Raises `InputError` where they do not fit each other or `count` prompts.
+    Raises `InputError` where they do not fit each other or `count` prompts, or are out of [0, 1].
     """
     if (foreground is None) != (mask is None):
         raise InputError("foreground and mask belong together: give both or neither")
     if foreground is None or mask is None:
         return None
+    check_range("foreground", foreground)
+    check_range("mask", mask)
     if foreground.ndim != 4 or foreground.shape[1] != 3 or len(foreground) != count:
         raise InputError(
             f"foreground has shape {tuple(foreground.shape)}; expected ({count}, 3, H, W), "
@@ -115,6 +117,8 @@ def initial_latents(
     `place` has the `device` and `dtype`.
     """
     if latents is not None:
+        if latents.shape != shape:
+            raise InputError(f"latents has shape {tuple(latents.shape)}; expected {shape}")
         return latents.to(**place)
     if isinstance(generator, list) and len(generator) != shape[0]:
         raise InputError(f"{len(generator)} generators for {shape[0]} images; give one an image")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, one_step, quiet
 
 from anyscene.compositing.hint import make_hint
@@ -225,6 +226,24 @@ def test_arguments_of_a_configuration():
         ({"negative_prompt": ["", "", ""]}, "3 negative prompts for 2 prompts"),
         ({"prompt": None}, "give prompt or prompt_embeds"),
         ({"output_type": "png"}, "output_type='png' must be pil, pt, np, latent"),
+        ({"foreground": foregrounds()[0] * 255}, "foreground has values from "),
+        ({"mask": foregrounds()[1].mul(255).byte()}, "mask has values from 0 to 255; expected"),
+        ({"mask": foregrounds()[1] * float("nan")}, "mask has values from nan"),
+        ({"foreground": Image.new("RGB", (64, 64))}, "foreground is of type Image; give a tensor"),
+        ({"prompt": []}, "prompt=[] must be a text"),
+        ({"prompt": ["a", 3]}, "prompt=['a', 3] must be a text"),
+        ({"negative_prompt": 3}, "negative_prompt=3 must be a text"),
+        ({"prompt_embeds": torch.zeros(2, 32, 17)}, "has shape (2, 32, 17); expected (prompts, "),
+        ({"negative_prompt_embeds": torch.zeros(2, 7, 16)}, "have 7 tokens, the prompts 32"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 must be a whole number greater than 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt=0 must be a whole number"),
+        ({"height": -64}, "height=-64 must be a whole number greater than 0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a number"),
+        ({"controlnet_conditioning_scale": [1.0]}, "controlnet_conditioning_scale=[1.0] must be a"),
+        ({"control_guidance_start": 0.5, "control_guidance_end": 0.2}, "the start below the end"),
+        ({"blend": "mix"}, "blend='mix' must be none, alpha, detail, laplacian, poisson"),
+        ({"layout": {"attention": 4}}, "layout={'attention': 4} must be a LayoutControl"),
+        ({"latents": torch.zeros(2, 4, 8, 9)}, "latents has shape (2, 4, 8, 9); expected (2, 4, "),
         (
             {"prompt_embeds": torch.zeros(2, 32, 16), "pooled_prompt_embeds": torch.zeros(2, 8)},
             "prompt_embeds of this base has no use for pooled embeddings beside it",
@@ -234,9 +253,9 @@ def test_arguments_of_a_configuration():
 def test_what_does_not_fit_is_refused(change, line, pipeline):
     rgb, mask = foregrounds()
     own = {"prompt": PROMPTS, "foreground": rgb, "mask": mask, "generator": generators()}
-    arguments = own | change
+    arguments = own | {"num_inference_steps": 1} | change
     with pytest.raises(InputError) as caught:
-        pipeline(num_inference_steps=1, **arguments)
+        pipeline(**arguments)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -263,7 +282,7 @@ def test_a_callback_may_replace_the_latents(pipeline):
     rgb, mask = foregrounds()
 
     def zero(_pipeline, index, _timestep, values):
-        return {"latents": values["latents"] * 0} if index == 1 else {}
+        return {"latents": values["latents"] * 0} if index == 1 else None
 
     options = {"num_inference_steps": 2, "output_type": "pt"}
     images = pipeline(
