@@ -222,6 +222,21 @@ def test_shipped_configs_load(path):
     config = read_config(path)
     check_config(config)  # the folders that it names are made by other commands
     assert config.name == path.stem
+    assert 0 < config.train.warmup_steps < config.train.steps
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
+def test_recipes_of_real_bases_are_marked_expected(family):
+    """No real base was trained; the README says so on its first screen."""
+    path = REPOSITORY / f"configs/train/{family}.yaml"
+    config = read_config(path)
+    assert 64 <= config.data.batch_size <= 256
+    assert config.train.learning_rate == 1e-5
+    header = path.read_text().split("name:")[0]
+    for said in ("EXPECTED, not run", "GPU hours", f"{config.train.steps:,}", "Look for:"):
+        assert said in " ".join(header.replace("#", " ").split()), said
+    first_screen = (REPOSITORY / "README.md").read_text()[:2500]
+    assert "No real Stable Diffusion base was trained here" in first_screen
 
 
 def test_configs_are_shipped():
