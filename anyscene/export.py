@@ -117,7 +117,14 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
             f"{path} was trained on a base with sha256 {state['base_sha256'][:16]}..., but "
             f"{config.base.path} has {module.base_sha256[:16]}...: restore the base it began with"
         )
-    load_named(module.trained, trained_names(module.trained), _weights(state))
+    try:
+        load_named(module.trained, trained_names(module.trained), _weights(state))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} holds other weights than {run}/config.yaml trains ({reason}): it is of "
+            "another run"
+        ) from None
     module.requires_grad_(False).eval()
     recorded = state.get("fixed", {}).get("sha256 of data.train's manifest")
     return Trained(

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import tiny_base, tiny_config
 from torch import Tensor
+from training import refused
 
 from anyscene.checkpoint import checkpoints, read_checkpoint, write_share
 from anyscene.cli import main
@@ -413,6 +414,18 @@ def test_what_is_in_the_way(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.
 
 def fail(*_args: Any, **_options: Any) -> str:
     raise RuntimeError("power cut")
+
+
+def test_a_checkpoint_of_another_run_takes_one_line(
+    tiny_run: Path, tiny_base_folder: Path, demo_shards: Path, tmp_path: Path, capsys
+):
+    widths = "fim.embedder_channels=[8,8,8]"  # others than those of `tiny_run`
+    config = tiny_config(tiny_base_folder, demo_shards, tmp_path, widths, "train.steps=1")
+    (checkpoint,) = train(config).glob("checkpoints/*.ckpt")
+    words = ["export", str(tiny_run), "--out", str(tmp_path / "o"), "--checkpoint", str(checkpoint)]
+    line = refused(words, capsys)
+    assert f"{checkpoint} holds other weights than {tiny_run}/config.yaml trains" in line
+    assert not (tmp_path / "o").exists()
 
 
 def test_no_run_no_checkpoint(tiny_run: Path, tmp_path: Path):
