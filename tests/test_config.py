@@ -235,6 +235,7 @@ def test_recipes_of_real_bases_are_marked_expected(family):
     header = path.read_text().split("name:")[0]
     for said in ("EXPECTED, not run", "GPU hours", f"{config.train.steps:,}", "Look for:"):
         assert said in " ".join(header.replace("#", " ").split()), said
+    assert "layout control (sample.layout) is off: its strengths are unmeasured" in path.read_text()
     first_screen = (REPOSITORY / "README.md").read_text()[:2500]
     assert "No real Stable Diffusion base was trained here" in first_screen
 

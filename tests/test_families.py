@@ -1,5 +1,7 @@
 """Each family of bases through the whole chain: train, resume, export, stock pipeline, ours."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,26 @@ def test_first_stages_with_means_scale_as_the_stock_pipeline(family: str, folder
     mean = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1, 1)
     std = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
     torch.testing.assert_close(back, (raw - mean) / std * base.vae.config.scaling_factor)
+
+
+def test_the_empty_prompt_is_the_folder_s_own(family: str, folder: Path, tmp_path: Path) -> None:
+    """SDXL's folder says that it is zeros, or by `force_zeros_for_empty_prompt` that it is not."""
+    empty = load_base(str(folder)).text(["", PROMPTS[0]])
+    assert bool((empty.hidden[0] == 0).all()) == (family == "sdxl")
+    assert empty.hidden[1].any()
+    if family != "sdxl":
+        return
+    other = Path(shutil.copytree(folder, tmp_path / "base"))
+    index = json.loads((other / "model_index.json").read_text())
+    assert index["force_zeros_for_empty_prompt"]
+    changed = {**index, "force_zeros_for_empty_prompt": False}
+    (other / "model_index.json").write_text(json.dumps(changed))
+    encoded = load_base(str(other)).text([""])
+    assert empty.pooled is not None
+    assert encoded.pooled is not None
+    assert not empty.pooled[0].any()
+    assert encoded.hidden.any()
+    assert encoded.pooled.any()
 
 
 def test_embeddings_of_sdxl_need_their_pooled_part(family: str, folder: Path) -> None:

@@ -66,7 +66,16 @@ def rescale_to_zero_snr(scheduler: Any) -> Any:
 
 
 def build_schedule(scheduler_config: dict) -> Schedule:
-    """The schedule that a diffusers scheduler config describes, terminal SNR included."""
+    """The schedule that a diffusers scheduler config describes, terminal SNR included.
+
+    Raises `ConfigError` for another prediction type, for one without betas (flow matching, EDM) and
+    for noise that is to be predicted from pure noise.
+    """
+    if "beta_start" not in scheduler_config:  # DDIMScheduler would take betas of its own
+        raise ConfigError(
+            f"the base's {scheduler_config.get('_class_name', 'scheduler')} has no betas: bases of "
+            "flow matching or EDM are not supported"
+        )
     prediction = scheduler_config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise ConfigError(

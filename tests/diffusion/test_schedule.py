@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from anyscene.diffusion.schedule import build_schedule
 from anyscene.errors import ConfigError
@@ -75,3 +80,6 @@ def test_what_cannot_work_is_refused():
         build_schedule(zero.config)
     with pytest.raises(ConfigError, match="prediction_type='flow'; supported are epsilon"):
         build_schedule({**zero.config, "prediction_type": "flow"})
+    for other in (EDMEulerScheduler, FlowMatchEulerDiscreteScheduler):
+        with pytest.raises(ConfigError, match=f"the base's {other.__name__} has no betas"):
+            build_schedule(other().config)
