@@ -81,5 +81,5 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ConfigError, match="prediction_type='flow'; supported are epsilon"):
         build_schedule({**zero.config, "prediction_type": "flow"})
     for other in (EDMEulerScheduler, FlowMatchEulerDiscreteScheduler):
-        with pytest.raises(ConfigError, match=f"the base's {other.__name__} has no betas"):
+        with pytest.raises(ConfigError, match="scheduler has no betas"):
             build_schedule(other().config)
