@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from anyscene.data.sample import ShardManifest
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file
 from anyscene.report import inline_image
 from data_prep.inspect_sheet import contact_sheet
@@ -34,13 +34,16 @@ def inspect(folder: Path, out: Path | None = None, *, samples: int = 24, seed: i
     """Write a sheet of some samples and a page about all of them to `out`, and return it.
 
     By default that lies beside the shards, so that nothing is added to them. Raises `InputError`
-    for a folder without shards, `DamageError` for shards that cannot be read.
+    for a folder without shards, `DamageError` for one whose manifest contradicts itself or whose
+    shards cannot be read.
     """
     if samples < 1:
         raise InputError(f"samples={samples} must be at least 1")
     manifest = ShardManifest.read(folder)
     if not manifest.samples:
         raise InputError(f"{folder} holds no samples: see `rejected` in its manifest")
+    if not manifest.is_consistent():
+        raise DamageError(f"{folder}: the manifest's numbers of samples do not agree")
     statistics = gather(manifest)
     sheet = contact_sheet(manifest, samples, seed)
     out = out or folder.resolve().with_name(f"{folder.resolve().name}-inspect")

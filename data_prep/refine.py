@@ -5,6 +5,7 @@ elements where the annotation has them, and its mask is taken where the two agre
 the same thing; otherwise the annotation's stays.
 """
 
+import math
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def prepare_refined(
     source = read_manifest(shards)
     if source.base is not None:
         raise InputError(f"{shards!r} is a cache; refine the shards that it was made from")
+    soften = _softness(source)
     check_out(source, out, part)
     device = choose_device(settings.device)
     sam = SamSegmenter.from_pretrained(settings.sam)
@@ -69,7 +71,6 @@ def prepare_refined(
         print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")
         return manifest
     sam.to(device)
-    soften = float(source.filters.get("soften", 0))
     convert = partial(_refined, sam, settings.least_iou, soften)
     with closing(ShardReader(open_shards(shards, shard_cache(DataConfig())))) as reader:
         work = Work(source, reader, convert, 1, checked=True)
@@ -77,6 +78,17 @@ def prepare_refined(
     earlier = Counter(source.rejected if part.index == 0 else {})
     print(f"{part.folder(out)}: {_told(manifest, earlier)}")
     return manifest
+
+
+def _softness(source: ShardManifest) -> float:
+    """The sigma in pixels by which the source's edges were softened, which new ones are too."""
+    sigma = source.filters.get("soften", 0)
+    if not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+        raise InputError(
+            f"{source.location!r} was made with soften={sigma!r}, which must be a number of "
+            "pixels; prepare the shards again"
+        )
+    return float(sigma)
 
 
 def _arguments(

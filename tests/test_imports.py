@@ -95,6 +95,7 @@ LEVELS = {
     "anyscene.compositing": 1,
     "anyscene.data.augmentation": 1,
     "anyscene.data.index": 1,
+    "anyscene.data.manifest_check": 0,
     "anyscene.data.sample": 1,
     "anyscene.data.shard_cache": 1,
     "anyscene.data.sources": 1,

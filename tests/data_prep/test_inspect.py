@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -187,6 +188,11 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
     with pytest.raises(InputError, match="samples=0 must be at least 1"):
         inspect(folder, samples=0)
+    manifest = ShardManifest.read(folder)
+    write_manifest(folder, replace(manifest, samples=7))
+    with pytest.raises(DamageError, match="numbers of samples do not agree"):
+        inspect(folder)
+    write_manifest(folder, manifest)
     rewrite(folder, lambda samples: samples[1][1].update({"mask.png": b"none"}))
     with pytest.raises(DamageError, match=r"train-000000\.tar: drawn-002 cannot be shown"):
         inspect(folder, samples=6)

@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from shard_folders import ARGUMENTS, SIZE, Members, drawn_sample, png, rewrite, write_shards
+from shard_folders import (
+    ARGUMENTS,
+    SIZE,
+    Members,
+    drawn_sample,
+    png,
+    rewrite,
+    write_manifest,
+    write_shards,
+)
 from small_cache import samples_of
 from small_coco import file_bytes
 from tiny_sam import tiny_sam
@@ -277,6 +286,9 @@ def test_what_cannot_be_refined_is_one_line(
     assert "is a cache; refine the shards that it was made from" in refused(cache)
     assert "no shards in" in refused(tmp_path)
     assert "--least-iou 0 must be above 0" in refused(source, least_iou=0)
+    manifest = ShardManifest.read(write_shards(tmp_path / "forged", samples=2))
+    write_manifest(tmp_path / "forged", replace(manifest, filters={"soften": "much"}))
+    assert "soften='much', which must be a number of pixels" in refused(tmp_path / "forged")
     assert "could not be loaded" in refused(source, sam=str(source))
     words = ["prepare", "refine", str(source), "--sam=x", f"--out={tmp_path}", "--least-iou=2"]
     assert main(words) == 2
