@@ -14,6 +14,7 @@ from anyscene.files import replace_file
 from anyscene.report import inline_image
 from data_prep.inspect_sheet import contact_sheet
 from data_prep.inspect_statistics import BINS, Statistics, gather
+from data_prep.rejected import kept_masks, left_out
 
 SHEET_NAME = "contact_sheet.png"
 PAGE_NAME = "statistics.html"
@@ -72,7 +73,8 @@ def render(manifest: ShardManifest, statistics: Statistics, sheet: Path) -> str:
         statistics=statistics,
         summary=summary(manifest, statistics),
         sheet=inline_image(sheet),
-        left_out=left_out(manifest),
+        left_out=reasons(manifest),
+        kept_masks=bars(kept_masks(manifest.rejected).most_common()),
         categories=categories[:SHOWN_CATEGORIES],
         categories_left_out=len(categories[SHOWN_CATEGORIES:]),
         tables={
@@ -91,7 +93,7 @@ def render(manifest: ShardManifest, statistics: Statistics, sheet: Path) -> str:
 
 def summary(manifest: ShardManifest, statistics: Statistics) -> dict[str, str]:
     """The figures under the title."""
-    images = sum(bar.count for bar in left_out(manifest)["image"]) + manifest.samples
+    images = sum(bar.count for bar in reasons(manifest)["image"]) + manifest.samples
     size = sum(record.bytes for record in manifest.shards)
     words = statistics.words
     return {
@@ -109,11 +111,11 @@ def summary(manifest: ShardManifest, statistics: Statistics) -> dict[str, str]:
     }
 
 
-def left_out(manifest: ShardManifest) -> dict[str, list[Bar]]:
-    """Reasons by what they count: images, groups or elements; shares are of what was left out,
-    of images those of all that were read."""
+def reasons(manifest: ShardManifest) -> dict[str, list[Bar]]:
+    """Why something was left out, by what it is: image, group or element; shares are of what was
+    left out, of images those of all that were read."""
     kinds: dict[str, Counter[str]] = {"image": Counter(), "group": Counter(), "element": Counter()}
-    for reason, count in manifest.rejected.items():
+    for reason, count in left_out(manifest.rejected).items():
         kind, _, why = reason.partition(": ")
         kinds.setdefault(kind, Counter())[why] += count
     read = manifest.samples + kinds["image"].total()

@@ -25,7 +25,8 @@ from anyscene.models.base import weights_sha256
 from data_prep.inspect_statistics import read_descriptions
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import Arguments, finished_manifest, tool_versions
-from data_prep.refine_sample import KEPT, annotated_masks, refined_members
+from data_prep.refine_sample import annotated_masks, refined_members
+from data_prep.rejected import kept_masks
 from data_prep.shard_by_shard import Batch, Members, Work, check_out, write_shards
 
 TOOLS = ("torch", "transformers", "numpy", "opencv-python-headless", "scipy")
@@ -129,11 +130,7 @@ def _told(manifest: ShardManifest, earlier: Counter[str]) -> str:
         for record in manifest.shards
         for meta, _ in read_descriptions(manifest.root / record.name, record)
     )
-    kept = {
-        reason.removeprefix(KEPT): count - earlier[reason]
-        for reason, count in sorted(manifest.rejected.items())
-        if reason.startswith(KEPT) and count > earlier[reason]
-    }
-    refined = f"{elements - sum(kept.values())} of {elements} masks refined"
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
+    kept = kept_masks(manifest.rejected) - kept_masks(earlier)
+    refined = f"{elements - kept.total()} of {elements} masks refined"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(kept.items()))
     return f"{refined}; annotations kept: {reasons}" if kept else refined

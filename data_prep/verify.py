@@ -16,6 +16,7 @@ from anyscene.errors import InputError
 from data_prep.journal import RUNNING_NAME
 from data_prep.parallel import ordered_map
 from data_prep.preparation import SHARD_FILE, shard_files
+from data_prep.rejected import kept_masks, left_out
 from data_prep.verify_sample import LatentForm
 from data_prep.verify_shard import ShardTask, check_shard, key_bits
 
@@ -155,10 +156,11 @@ def _print(folder: Path, report: VerifyReport) -> None:
     for title, counts in (
         ("scenes", report.buckets.most_common()),
         ("elements", report.categories.most_common(TOP_CATEGORIES)),
-        ("left out", sorted(report.rejected.items())),
+        ("left out", sorted(left_out(report.rejected).items())),
+        ("masks kept", sorted(kept_masks(report.rejected).items())),
     ):
         for name, count in counts:
-            print(f"  {title:<9}{count:>8}  {name}")
+            print(f"  {title:<11}{count:>8}  {name}")
     for remark in report.remarks:
         print(f"NOTE {remark}")
     for damage in report.damages:

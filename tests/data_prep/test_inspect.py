@@ -12,7 +12,7 @@ from shard_folders import SIZE, drawn_sample, rewrite, write_manifest, write_sha
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import DamageError, InputError
-from data_prep.inspect import Bar, by_number, by_share, inspect, left_out, mean
+from data_prep.inspect import Bar, by_number, by_share, inspect, mean, reasons
 from data_prep.inspect_statistics import gather
 
 
@@ -124,6 +124,7 @@ def test_the_page_is_whole_and_loads_nothing(
     assert page.open == []
     assert all(source.startswith("data:") for source in page.sources)
     text = " ".join(page.words)
+    assert "Masks kept" not in text
     for part in (
         "6, of which 100.0% were kept",
         "too small 6 100.0%",
@@ -156,6 +157,8 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
         "group: truncated": 3,
         "group: too small": 1,
         "element: a damaged mask": 5,
+        "refinement: SAM's mask agrees too little": 3,
+        "refinement: SAM's mask reaches the border": 1,
     }
     write_manifest(folder, manifest)
     text = " ".join(Page((inspect(folder) / "statistics.html").read_text()).words)
@@ -163,7 +166,8 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
         "12, of which 50.0% were kept",
         "no instances 4 33.3% unreadable 2 16.7%",
         "truncated 3 75.0% too small 1 25.0%",
-        "a damaged mask 5 100.0%",
+        "a damaged mask 5 100.0% Masks kept as annotated",
+        "Masks SAM's mask agrees too little 3 75.0% SAM's mask reaches the border 1 25.0%",
         "In 2 of 6 samples (33.3%) no caption names any category",
         "5 of 9 captions (55.6%) name none by themselves",  # "a scene" thrice, "plates ..." twice
         "tile 6 6 2 33% dog 3 3 3 100%",
@@ -205,9 +209,12 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path: Path) -> None:
 def test_reasons_are_shares_of_what_they_count(shards: Path) -> None:
     manifest = ShardManifest.read(shards)
     manifest.rejected = {"image: a": 3, "image: b": 1, "group: c": 6, "group: d": 2, "other": 1}
-    assert left_out(manifest)["image"] == [Bar("a", 3, 0.3), Bar("b", 1, 0.1)]
-    assert left_out(manifest)["group"] == [Bar("c", 6, 0.75), Bar("d", 2, 0.25)]
-    assert left_out(manifest)["element"] == []
+    manifest.rejected |= {"refinement: e": 5, "element: f": 0}
+    found = reasons(manifest)
+    assert found["image"] == [Bar("a", 3, 0.3), Bar("b", 1, 0.1)]
+    assert found["group"] == [Bar("c", 6, 0.75), Bar("d", 2, 0.25)]
+    assert found["element"] == []
+    assert "refinement" not in found
 
 
 def test_many_numbers_are_counted_in_ranges() -> None:
