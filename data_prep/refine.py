@@ -37,7 +37,7 @@ class Settings:
     """How masks are refined."""
 
     sam: str  # folder or hub id
-    least_iou: float = 0.8  # of SAM's mask with the annotation's, for it to be taken
+    least_iou: float = 0.8  # of SAM's mask with the annotation's, to be taken; not yet measured
     device: str = "auto"  # auto, cpu or cuda
 
     def check(self) -> None:

@@ -272,6 +272,16 @@ def test_the_command_line(source: Path, whole: Path, settings: Settings, tmp_pat
     assert file_bytes(tmp_path / "out") == file_bytes(whole)
 
 
+def test_the_help_says_that_the_default_was_not_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "refine", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    default = Settings("sam").least_iou
+    assert f"the default of {default} is our own choice, which was not measured" in told
+
+
 def test_what_cannot_be_refined_is_one_line(
     source: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
