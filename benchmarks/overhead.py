@@ -54,6 +54,12 @@ def clocks() -> Clocks:
     return time.perf_counter(), time.process_time()
 
 
+def null_config(folder: str, train: TrainConfig, log: LogConfig) -> Config:
+    """A run of a `NullModule`, which reads neither base nor data."""
+    base, data = BaseConfig(path="null"), DataConfig(train="null")
+    return Config(name="null", runs_dir=folder, base=base, data=data, train=train, log=log)
+
+
 class NullModule(SceneModule):
     """A linear layer in the place of the networks; it notes when each step begins."""
 
@@ -184,13 +190,10 @@ def measure(steps: int, rounds: int) -> list[dict[str, Clocks]]:
     warnings.filterwarnings("ignore")
     times = []
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(
-            name="overhead",
-            runs_dir=folder,
-            base=BaseConfig(path="null"),
-            data=DataConfig(train="null"),
-            train=TrainConfig(steps=WARM_STEPS + steps, devices=RANKS, warmup_steps=0),
-            log=LogConfig(logger=Logger.none),
+        config = null_config(
+            folder,
+            TrainConfig(steps=WARM_STEPS + steps, devices=RANKS, warmup_steps=0),
+            LogConfig(logger=Logger.none),
         )
         for number in range(rounds):
             taken = {}

@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from shard_folders import SIZE, drawn_sample, rewrite, write_manifest, write_shards
+from shard_folders import SIZE, Members, drawn_sample, rewrite, write_manifest, write_shards
 
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
@@ -20,6 +21,13 @@ from data_prep.inspect_statistics import gather
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six samples: a tile in each, a dog in every other one that no caption names. Read only."""
     return write_shards(tmp_path_factory.mktemp("drawn") / "train")
+
+
+def replace_in_meta(words: dict[bytes, bytes], samples: list[tuple[str, Members]]) -> None:
+    """Replace words in the `meta.json` of samples."""
+    for _, members in samples:
+        for old, new in words.items():
+            members["meta.json"] = members["meta.json"].replace(old, new)
 
 
 def test_statistics_count_what_the_samples_say(shards: Path) -> None:
@@ -53,11 +61,7 @@ def test_statistics_count_what_the_samples_say(shards: Path) -> None:
 def test_samples_of_which_no_caption_names_a_category_are_counted(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b"tiles of", b"plates of")
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b"tiles of": b"plates of"}))
     found = gather(ShardManifest.read(folder))
     assert (found.nameable, found.unnamed) == (6, 2)
     first = found.unnamed_examples[0]
@@ -68,12 +72,7 @@ def test_samples_of_which_no_caption_names_a_category_are_counted(tmp_path: Path
 def test_masks_without_classes_are_not_named_or_unnamed(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b'"tile"', b'"object"')
-            members["meta.json"] = members["meta.json"].replace(b'"dog"', b'"object"')
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b'"tile"': b'"object"', b'"dog"': b'"object"'}))
     found = gather(ShardManifest.read(folder))
     assert (found.nameable, found.nameable_captions) == (4, 6)
     assert vars(found.categories["object"]) == {"elements": 3, "samples": 0, "unnamed": 0}
@@ -145,11 +144,7 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
     """Twelve images of which six were kept; of two samples no caption names tile or dog."""
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b"tiles of", b"plates of")
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b"tiles of": b"plates of"}))
     manifest = ShardManifest.read(folder)
     manifest.rejected = {
         "image: no instances": 4,
