@@ -236,8 +236,9 @@ class TrainConfig:
     foreground_dropout: float = 0.0
     """Share of samples whose FIM is shown the empty hint, without a foreground. [0, 1]."""
     precision: Precision = Precision.fp32
-    """`bf16` and `fp16` (CUDA alone) compute in 16 bits and store what is frozen so; what is
-    trained stays in float32, and the first stage where its folder says that it overflows."""
+    """`bf16` and `fp16` (with a scaled loss; slow on a CPU) compute in 16 bits and store what is
+    frozen so; what is trained stays in float32, and the first stage where its folder says that it
+    overflows."""
     attention: Attention = Attention.auto
     """`auto`: xformers on a GPU where it is installed and works, otherwise torch's own (`sdpa`)."""
     gradient_checkpointing: bool = False

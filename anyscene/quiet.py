@@ -16,6 +16,7 @@ HARMLESS_WARNINGS = (
     "Found .* in eval mode",  # the frozen base is meant to be
     "The `local_dir_use_symlinks` argument",  # diffusers with huggingface_hub 1.x
     "You have overridden `on_.*_batch_transfer`",  # the module's is meant
+    "Detected call of `lr_scheduler.step",  # where fp16's first step is left out
 )
 
 

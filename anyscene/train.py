@@ -23,7 +23,7 @@ from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.callbacks.whole_networks import WholeNetworks
 from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Optimizer, Precision, Strategy
+from anyscene.config import Config, Logger, Optimizer, Strategy
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
@@ -34,7 +34,7 @@ from anyscene.models.injection import fit_embedder
 from anyscene.models.trained import trained_parameters
 from anyscene.module import SceneModule
 from anyscene.out_of_memory import Held, out_of_memory
-from anyscene.precision import LIGHTNING
+from anyscene.precision import precision_plugin
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
 from anyscene.strategies import build_strategy
@@ -106,10 +106,6 @@ def check_devices(config: Config) -> None:
             f"train.devices={config.train.devices}, but {found} GPUs can be seen here; use "
             f"train.devices={found} or less"
         )
-    if found == 0 and config.train.precision is Precision.fp16:
-        raise ConfigError(
-            "train.precision=fp16 needs a CUDA device, and there is none here; use bf16 or fp32"
-        )
     if found == 0 and config.train.optimizer is Optimizer.adamw8bit:
         raise ConfigError(
             "train.optimizer=adamw8bit needs a CUDA device, and there is none here; use adamw"
@@ -165,12 +161,12 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
     if is_validation_missed(config, csv.path, start_step):
         callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
     return Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator=device,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=build_strategy(settings, rank_timeout(config)),
-        precision=LIGHTNING[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=settings.validate_every * settings.accumulate,
@@ -187,7 +183,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         inference_mode=settings.strategy is Strategy.ddp,  # what is gathered in it is trained later
         logger=[csv, *(build_loggers(config, run, start_step) if is_first_process() else [])],
         callbacks=callbacks,
-        plugins=build_plugins(io),
+        plugins=[precision_plugin(settings.precision, device), *build_plugins(io)],
         default_root_dir=run,
     )
 
