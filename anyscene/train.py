@@ -23,7 +23,8 @@ from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.callbacks.whole_networks import WholeNetworks
 from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Optimizer, Strategy
+from anyscene.config import Config, Optimizer, Strategy
+from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule

@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.metrics_csv import MetricsCsv
 from anyscene.checkpoint import AtomicCheckpointIO
-from anyscene.config import Config, LogConfig, Logger, TrainConfig
+from anyscene.config import Config, TrainConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.quiet import quiet_libraries
 from anyscene.train import build_trainer
 

@@ -35,7 +35,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from anyscene.callbacks.metrics_csv import MetricsCsv
-from anyscene.config import BaseConfig, Config, DataConfig, LogConfig, Logger, TrainConfig
+from anyscene.config import BaseConfig, Config, DataConfig, TrainConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.module import SceneModule
 from anyscene.quiet import quiet_libraries

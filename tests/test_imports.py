@@ -25,6 +25,8 @@ INFERENCE = (
 # What a module may not pull in, whoever imports it.
 LIGHT = {
     "anyscene.config": ("omegaconf", "torch", "numpy"),
+    "anyscene.config_method": ("omegaconf", "torch", "numpy"),
+    "anyscene.config_run": ("omegaconf", "torch", "numpy"),
     "anyscene.config_io": ("torch", "numpy"),
     "anyscene.config_checks": ("torch", "numpy", "omegaconf"),
     "anyscene.errors": ("torch", "numpy", "omegaconf"),
@@ -124,6 +126,8 @@ LEVELS = {
     "anyscene.records": 0,
     "anyscene.quiet": 0,
     "anyscene.config_io": 0,
+    "anyscene.config_method": 0,
+    "anyscene.config_run": 0,
     "anyscene.config_checks": 0,
     "anyscene.layout_settings": 0,
     "anyscene.sharding_settings": 0,

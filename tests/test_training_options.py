@@ -15,7 +15,7 @@ from sampling import PROMPTS, foregrounds, generators, quiet
 from tiny import tiny_config
 from training import Run, assert_same_training_state, tensors
 
-from anyscene.config import FimConfig
+from anyscene.config_method import FimConfig
 from anyscene.cost import count_step
 from anyscene.errors import ConfigError
 from anyscene.export import export
