@@ -98,6 +98,7 @@ LEVELS = {
     "anyscene.data.augmentation": 1,
     "anyscene.data.index": 1,
     "anyscene.data.manifest_check": 0,
+    "anyscene.data.random": 0,
     "anyscene.data.sample": 1,
     "anyscene.data.shard_cache": 1,
     "anyscene.data.sources": 1,
