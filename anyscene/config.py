@@ -159,7 +159,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient. > 0."""
     optimizer: Optimizer = Optimizer.adamw
-    """`adamw8bit` keeps its averages in 8 bits (bitsandbytes, CUDA): a quarter of the memory."""
+    """`adamw8bit` keeps its averages in 8 bits (bitsandbytes): a quarter of the memory."""
     accumulate: int = 1
     """Micro-batches an optimizer step. Divides `data.batch_size`."""
     ema_decay: float = 0.9999

@@ -23,7 +23,7 @@ from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.callbacks.whole_networks import WholeNetworks
 from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Optimizer, Strategy
+from anyscene.config import Config, Strategy
 from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
@@ -99,17 +99,12 @@ def held(module: SceneModule) -> Held:
 
 
 def check_devices(config: Config) -> None:
-    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use, or
-    where it has none for what only they can."""
+    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use."""
     found = torch.cuda.device_count()
     if 0 < found < config.train.devices:
         raise ConfigError(
             f"train.devices={config.train.devices}, but {found} GPUs can be seen here; use "
             f"train.devices={found} or less"
-        )
-    if found == 0 and config.train.optimizer is Optimizer.adamw8bit:
-        raise ConfigError(
-            "train.optimizer=adamw8bit needs a CUDA device, and there is none here; use adamw"
         )
 
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from published import published_base
 from tiny import tiny_config
+from torch import nn
 
-from anyscene import config_checks, cost
+from anyscene import cost
 from anyscene.cli import main
-from anyscene.config import Config
+from anyscene.config import Config, Optimizer, TrainConfig
 from anyscene.cost import GIB, count_step, images_at_peak
-from anyscene.counted_memory import LiveBytes
+from anyscene.counted_memory import EightBitAdamW, LiveBytes
 from anyscene.models.loading import load_base
+from anyscene.optimizer import build_optimizer
 
 
 def config_of(base: Path, shards: Path, *overrides: str) -> Config:
@@ -51,15 +53,33 @@ def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_of_sdxl(demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if bitsandbytes were here; nothing of it is needed for counting."""
-    monkeypatch.setattr(config_checks, "find_spec", lambda _: True)
+def test_memory_of_sdxl(demo_shards: Path, tmp_path: Path) -> None:
     base = published_base(tmp_path / "sdxl", "sdxl")
     common = ("data.batch_size=1", "train.precision=bf16", "train.gradient_checkpointing=true")
     saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
     size = (1024, 1024)
     assert count_step(config_of(base, demo_shards, *common), size).peak < 40 * GIB
     assert count_step(config_of(base, demo_shards, *common, *saving), size).peak < 24 * GIB
+
+
+def test_memory_of_adamw_in_8_bits_is_that_of_bitsandbytes() -> None:
+    """But for the two maps of 256 values from 8 bits, which all tensors share."""
+    sizes = ((64, 64, 3, 3), (4095,), (4096,), (70, 70))
+    parameters = [nn.Parameter(torch.randn(size)) for size in sizes]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    counted = EightBitAdamW(parameters)
+    counted.step()
+    real = build_optimizer(TrainConfig(optimizer=Optimizer.adamw8bit), parameters)
+    real.step()
+    storages = {
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+        for state in real.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    }
+    maps = 2 * 256 * 4
+    assert sum(storages.values()) - maps == sum(value.nbytes for value in counted.state)
 
 
 def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -> None:

@@ -88,6 +88,26 @@ def test_precision_fp16_trains_and_resumes(tiny_base_folder, demo_shards, tmp_pa
     assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
 
 
+def test_adamw_in_8_bits_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
+    """Of the larger tensors; it goes on bit for bit, and stays near the run in float32."""
+    options = ("train.checkpoint_every=2", "train.optimizer=adamw8bit")
+    whole = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *options, "name=whole")))
+    averages = [
+        (name.rpartition("/")[2], value)
+        for name, value in tensors(whole.state(3)["optimizer_states"]).items()
+        if "/state1" in name or "/state2" in name
+    ]
+    assert {value.dtype for _, value in averages} == {torch.uint8, torch.float32}
+    assert all((value.dtype == torch.uint8) == (value.numel() >= 4096) for _, value in averages)
+    resumed = tiny_config(tiny_base_folder, demo_shards, tmp_path, *options, "name=resumed")
+    train(replace(resumed, train=replace(resumed.train, steps=2)))
+    again = Run(train(resumed))
+    assert_same_training_state(again.state(3), whole.state(3))
+    single = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, "name=single")))
+    assert whole.figures("val/loss") != single.figures("val/loss")
+    assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
+
+
 @pytest.mark.parametrize("target", ["fim", "unet"])
 def test_lora_trains_resumes_and_exports(target, tiny_base_folder, demo_shards, tmp_path):
     overrides = (*LORA, *(UNET if target == "unet" else ()), "train.checkpoint_every=2")
