@@ -20,6 +20,6 @@ def build_optimizer(train: TrainConfig, parameters: list[nn.Parameter]) -> optim
             fused = train.precision is not Precision.fp16
             return optim.AdamW(parameters, **settings, fused=fused)
         case Optimizer.adamw8bit:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
 
             return AdamW8bit(parameters, **settings)

@@ -90,6 +90,7 @@ def test_precision_fp16_trains_and_resumes(tiny_base_folder, demo_shards, tmp_pa
 
 def test_adamw_in_8_bits_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
     """Of the larger tensors; it goes on bit for bit, and stays near the run in float32."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra cuda")
     options = ("train.checkpoint_every=2", "train.optimizer=adamw8bit")
     whole = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *options, "name=whole")))
     averages = [
