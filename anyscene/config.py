@@ -1,20 +1,18 @@
-"""The one typed configuration object. `config_io` loads, merges and checks it."""
+"""The one typed configuration object. `config_io` loads, merges and checks it.
+
+Its groups `fim` and `loss` are in `config_method`, `log`, `cluster` and `debug` in `config_run`,
+layout control in `layout_settings`.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from anyscene.config_method import FimConfig, LossConfig
+from anyscene.config_run import ClusterConfig, DebugConfig, LogConfig
 from anyscene.layout_settings import LayoutControl
 
 REQUIRED: Any = "???"  # OmegaConf's marker of a value that the user must give
-
-
-class Hint(Enum):
-    """What the Foreground Injection Module (FIM) is shown."""
-
-    pixel = "pixel"
-    latent = "latent"
-    canny = "canny"
 
 
 class Injection(Enum):
@@ -30,14 +28,6 @@ class Trainable(Enum):
     fim = "fim"
     unet = "unet"
     cross_attention_kv = "cross_attention_kv"
-
-
-class Weighting(Enum):
-    """Weight of the loss over the signal-to-noise ratio, see `diffusion.loss`."""
-
-    uniform = "uniform"
-    min_snr = "min_snr"
-    snr_plus_one = "snr_plus_one"
 
 
 class Precision(Enum):
@@ -70,14 +60,6 @@ class Attention(Enum):
     xformers = "xformers"
 
 
-class Logger(Enum):
-    """Where figures go beside `metrics.csv`, which is always written."""
-
-    none = "none"
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-
-
 class Blend(Enum):
     """How the elements' own pixels come back into the generated scene."""
 
@@ -98,28 +80,6 @@ class BaseConfig:
     """Branch, tag or commit of a hub id; null for the default one."""
     first_stage: str | None = None
     """Folder or hub id of an `AutoencoderTiny` to use in place of the base's own VAE."""
-
-
-@dataclass
-class FimConfig:
-    """The Foreground Injection Module: a `ControlNetModel` grown from the base's UNet."""
-
-    init: str | None = None
-    """Folder of a FIM, or of an export with `controlnet/`, to start from; null: a copy of the
-    base."""
-    hint: Hint = Hint.pixel
-    """`pixel`: five image channels, for stock pipelines. `latent`: the foreground's latent, for our
-    pipeline alone; on the demo it learns slower (docs/demo.md). `canny`: the edges of the
-    foreground on grey, three channels, as published ControlNets take them: the baseline that sees
-    neither colour nor alpha."""
-    embedder_channels: list[int] | None = None
-    """Widths of the hint embedder, log2(VAE factor) + 1 entries; null: 16, 32, 96, 256, as many
-    as it takes."""
-    fit_embedder_steps: int = 0
-    """Steps in which the embedder alone learns the foreground's latent before training. 0: off."""
-    transformer_layers: list[int] | None = None
-    """A smaller FIM: transformer layers a block of each level of the UNet, from the highest
-    resolution, at most the base's, such as [0, 0, 1] for SDXL's [0, 2, 10]. null: the base's."""
 
 
 @dataclass
@@ -165,31 +125,6 @@ class DataConfig:
 
 
 @dataclass
-class LossConfig:
-    """Weights of the denoising loss, and its noise."""
-
-    weighting: Weighting = Weighting.min_snr
-    """Weight over timesteps."""
-    gamma: float = 5.0
-    """Cap of the weight in `min_snr` and `snr_plus_one`. > 0."""
-    inside: float = 1.0
-    """Relative weight of latents inside the foreground mask. >= 0."""
-    boundary: float = 1.0
-    """Relative weight of the band just outside the mask, where extensions and shadows are. >= 0."""
-    rest: float = 1.0
-    """Relative weight of everything else. >= 0."""
-    boundary_width: float = 0.06
-    """Width of the boundary band as a share of the image's short side. (0, 1)."""
-    prior_weight: float | None = None
-    """Prior preservation (Ruiz et al. 2023, eq. 2): the loss is the mean over the samples of
-    `data.train` plus this times the mean over those of `data.mix`. null: all samples weigh alike.
-    >= 0."""
-    offset_noise: float = 0.0
-    """Strength of noise that is the same all over a channel (Guttenberg 2023), which lets the base
-    learn very dark and bright images; about 0.1. 0: off. >= 0."""
-
-
-@dataclass
 class TrainConfig:
     """The optimisation."""
 
@@ -224,7 +159,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient. > 0."""
     optimizer: Optimizer = Optimizer.adamw
-    """`adamw8bit` keeps its averages in 8 bits (bitsandbytes, CUDA): a quarter of the memory."""
+    """`adamw8bit` keeps its averages in 8 bits (bitsandbytes): a quarter of the memory."""
     accumulate: int = 1
     """Micro-batches an optimizer step. Divides `data.batch_size`."""
     ema_decay: float = 0.9999
@@ -236,8 +171,9 @@ class TrainConfig:
     foreground_dropout: float = 0.0
     """Share of samples whose FIM is shown the empty hint, without a foreground. [0, 1]."""
     precision: Precision = Precision.fp32
-    """`bf16` and `fp16` (CUDA alone) compute in 16 bits and store what is frozen so; what is
-    trained stays in float32, and the first stage where its folder says that it overflows."""
+    """`bf16` and `fp16` (with a scaled loss; slow on a CPU) compute in 16 bits and store what is
+    frozen so; what is trained stays in float32, and the first stage where its folder says that it
+    overflows."""
     attention: Attention = Attention.auto
     """`auto`: xformers on a GPU where it is installed and works, otherwise torch's own (`sdpa`)."""
     gradient_checkpointing: bool = False
@@ -327,64 +263,6 @@ class MetricsConfig:
     micro_batch: int = 16
     """Fixed batch of the feature networks, the last one padded: no figure depends on it but in its
     last bits. > 0."""
-
-
-@dataclass
-class LogConfig:
-    """Tracking."""
-
-    every: int = 50
-    """Steps between logged figures. > 0."""
-    logger: Logger = Logger.wandb
-    """W&B runs offline by itself when nobody is logged in."""
-    project: str = "anyscene"
-    """W&B project."""
-    wait_seconds: float = 30.0
-    """How long a run that ends waits for W&B to upload what is left, and its start for an answer;
-    training itself never waits. > 0."""
-    progress_bar: bool = True
-    """A bar with the time left."""
-
-
-@dataclass
-class ClusterConfig:
-    """Where `anyscene submit` sends a run, and how its ranks wait for each other."""
-
-    partition: str | None = None
-    """SLURM's partition; null: the cluster's default, as for the next two."""
-    account: str | None = None
-    """Account to charge."""
-    qos: str | None = None
-    """Quality of service."""
-    gpus: int | None = None
-    """GPUs a node, `train.devices` of which are used; null: `train.devices`. 0: CPU nodes."""
-    cpus: int = 8
-    """CPU cores a task, for its loader processes. > 0."""
-    memory: str | None = None
-    """Memory a node, such as `240G`; null: the cluster's default."""
-    time: str = "24:00:00"
-    """Time limit of one start, in SLURM's form; a run that needs more is requeued."""
-    stop_seconds: int = 300
-    """A run is asked to stop and save so long before its time limit. > 0."""
-    setup: list[str] = field(default_factory=list)
-    """Shell lines before the run: `module load ...`, `source .../activate`."""
-    container: str | None = None
-    """What the command is put behind, such as `apptainer exec --nv image.sif`."""
-    python: str | None = None
-    """Interpreter on the nodes; null: the one that submits."""
-    sbatch: list[str] = field(default_factory=list)
-    """More options of `sbatch`, such as `--constraint=h100`."""
-    timeout_minutes: float = 10.0
-    """Longest wait of a rank for the others, at the start and in training. > 0."""
-
-
-@dataclass
-class DebugConfig:
-    """Tools for finding out why a run does not learn."""
-
-    overfit: int = 0
-    """Train on the first n samples only (1 or 4), to see them learnt by heart: the last checkpoint
-    leaves `samples/step-XXXXXXXX/overfit.png`. 0: off."""
 
 
 @dataclass

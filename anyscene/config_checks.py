@@ -9,15 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from anyscene.config import (
-    Config,
-    Hint,
-    Injection,
-    Logger,
-    Optimizer,
-    Precision,
-    Trainable,
-)
+from anyscene.config import Config, Injection, Optimizer, Precision, Trainable
+from anyscene.config_method import Hint
+from anyscene.config_run import Logger
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError
 from anyscene.layout_settings import layout_mistake

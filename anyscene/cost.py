@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Hint, Injection, Optimizer, Strategy, Trainable
+from anyscene.config import Config, Injection, Optimizer, Strategy, Trainable
+from anyscene.config_method import Hint
 from anyscene.counted_memory import EightBitAdamW, LiveBytes
 from anyscene.data.sources import read_manifest
 from anyscene.models.base import Base, store_frozen

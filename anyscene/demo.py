@@ -142,7 +142,7 @@ def generate_scenes(config: Config, run: Path) -> None:
 
 def write_canvases(shards: Path, folder: Path) -> list[Scene]:
     """Cut-outs of held-out scenes as RGBA files, with the prompts of where to put them."""
-    from anyscene.evaluate import read_held_out
+    from anyscene.held_out import read_held_out
 
     folder.mkdir(parents=True, exist_ok=True)
     held_out = read_held_out(shards, max(CANVASES) + 1, seed=0)

@@ -18,16 +18,15 @@ from tqdm import tqdm
 
 from anyscene.compositing.hint import jitter_foreground, make_hint
 from anyscene.config import Blend, SampleConfig
-from anyscene.data.sample import ShardManifest
-from anyscene.data.shards import read_batches
 from anyscene.diffusion.random import Stream, uniform
 from anyscene.errors import InputError
 from anyscene.files import write_json
+from anyscene.held_out import Scenes, read_held_out
 from anyscene.layout_settings import LayoutControl
 from anyscene.metrics.bootstrap import bootstrap_interval
 from anyscene.metrics.judge import ClassMeans, Judge
 from anyscene.metrics.suite import SceneMetrics
-from anyscene.metrics.truth import Truth, labels_of, swapped_truth
+from anyscene.metrics.truth import labels_of, swapped_truth
 from anyscene.models.base import decode_latents, encode_images
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_options, sample_scenes
@@ -36,18 +35,6 @@ LEVEL = 0.95
 SIDES = {"left": "right", "right": "left"}
 TONES = {"warm": "cool", "cool": "warm"}
 LIGHT_WORDS = re.compile(r",? *(warm|cool) light from (the left|the right|above)")
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """N held-out scenes: `scene` N 3 H W and `alpha` N 1 H W in [0, 1], prompts, truths, seeds."""
-
-    scene: Tensor
-    alpha: Tensor
-    prompts: list[str]
-    truths: list[Truth | None]
-    seeds: list[int]
-    foreground: Tensor  # N 3 H W in [0, 1], what the model is shown
 
 
 @dataclass(frozen=True)
@@ -143,21 +130,6 @@ def evaluate(
     }
     write_json(out, record)
     return record
-
-
-def read_held_out(shards: Path, samples: int, seed: int) -> Scenes:
-    """The first scenes of a shard folder, with their own cut-outs as foreground."""
-    batches = read_batches(ShardManifest.read(shards), samples)
-    scene = torch.cat([batch["scene_uint8"] for batch in batches]).contiguous().float() / 255
-    numbers = torch.cat([batch["counter"] for batch in batches]).tolist()
-    return Scenes(
-        scene=scene,
-        alpha=torch.cat([batch["mask_uint8"] for batch in batches]).float() / 255,
-        prompts=[prompt for batch in batches for prompt in batch["prompt"]],
-        truths=[truth for batch in batches for truth in batch["truth"]],
-        seeds=[seed + number for number in numbers],
-        foreground=scene,
-    )
 
 
 Maker = Callable[[], list[dict[str, Any]]]

@@ -23,10 +23,10 @@ from anyscene.config import Blend
 from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
 from anyscene.layout_settings import LayoutControl
-from anyscene.models.base import Vae, decode_latents, unet_factor, vae_factor
+from anyscene.models.base import Vae, decode_latents, vae_factor
 from anyscene.models.denoiser import Conditions, Denoiser
 from anyscene.models.text import TextEncoders
-from anyscene.pipeline_checks import check_choices, check_negative, check_numbers
+from anyscene.pipeline_checks import check_choices, check_numbers
 from anyscene.pipeline_inputs import (
     Foreground,
     check_foreground,
@@ -34,9 +34,8 @@ from anyscene.pipeline_inputs import (
     image_size,
     initial_latents,
     layout_plan,
-    per_prompt,
     sampling_place,
-    text_condition,
+    text_conditions,
     uncropped,
 )
 
@@ -183,26 +182,16 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         scales["controlnet_conditioning_scale"] = controlnet_conditioning_scale
         span = (control_guidance_start, control_guidance_end)
         check_numbers(counts, scales, span)
-        full = text_condition(
-            self._encoders(), prompt, (prompt_embeds, pooled_prompt_embeds), "prompt"
+        full, empty = text_conditions(
+            self._encoders(),
+            prompt,
+            negative_prompt,
+            (prompt_embeds, pooled_prompt_embeds),
+            (negative_prompt_embeds, negative_pooled_prompt_embeds),
         )
         count = len(full.hidden)
-        empty = text_condition(
-            self._encoders(),
-            per_prompt(negative_prompt, count),
-            (negative_prompt_embeds, negative_pooled_prompt_embeds),
-            "negative_prompt",
-        )
-        check_negative(full, empty)
         own = self._foreground(foreground, mask, count, num_images_per_prompt)
-        size = image_size(
-            None if own is None else own.rgb,
-            height,
-            width,
-            sample_size=self.unet.config.sample_size,
-            vae_factor=self.vae_scale_factor,
-            unet_factor=unet_factor(self.unet),
-        )
+        size = image_size(own, height, width, self.unet, self.vae_scale_factor)
         latent_size = (size[0] // self.vae_scale_factor, size[1] // self.vae_scale_factor)
         images = count * num_images_per_prompt
         control, empty_control = controls(self.controlnet, self.vae, own, self.config["empty_hint"])
@@ -221,22 +210,11 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             layout=layout_plan(layout, own, self.unet, self.vae, place, latent_size),
         )
         shape = (images, self.unet.config.in_channels, *latent_size)
+        noise = initial_latents(shape, generator, latents, place)
         final = self._sample(
-            conditions,
-            initial_latents(shape, generator, latents, place),
-            num_inference_steps,
-            generator,
-            callback_on_step_end,
+            conditions, noise, num_inference_steps, generator, callback_on_step_end
         )
-        if output_type == "latent":
-            self.maybe_free_model_hooks()
-            return AnySceneOutput(images=final, raw_images=final)
-        raw = (decode_latents(self.vae, final).float() / 2 + 0.5).clamp(0, 1)
-        self.maybe_free_model_hooks()
-        blended = raw
-        if own is not None:
-            blended = blend_pixels(raw, own.rgb, own.alpha, Blend(blend), k=blend_k)
-        return AnySceneOutput(self._shown(blended, output_type), self._shown(raw, output_type))
+        return self._finished(final, own, output_type, blend, blend_k)
 
     def _sample(
         self,
@@ -291,6 +269,25 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             return None
         device = self._execution_device
         return Foreground(*(value.to(device).repeat_interleave(repeat, 0) for value in checked))
+
+    def _finished(
+        self,
+        latents: Tensor,
+        own: Foreground | None,
+        output_type: str,
+        blend: Blend | str,
+        k: float,
+    ) -> AnySceneOutput:
+        """The scenes decoded and blended, as `output_type` says."""
+        if output_type == "latent":
+            self.maybe_free_model_hooks()
+            return AnySceneOutput(images=latents, raw_images=latents)
+        raw = (decode_latents(self.vae, latents).float() / 2 + 0.5).clamp(0, 1)
+        self.maybe_free_model_hooks()
+        blended = raw
+        if own is not None:
+            blended = blend_pixels(raw, own.rgb, own.alpha, Blend(blend), k=k)
+        return AnySceneOutput(self._shown(blended, output_type), self._shown(raw, output_type))
 
     def _shown(self, images: Tensor, output_type: str) -> Any:
         """Images B 3 H W in [0, 1] as `output_type` says."""

@@ -11,11 +11,24 @@ from torch import Tensor
 from anyscene.compositing.hint import BACKGROUND_GREY, empty_hint, make_hint
 from anyscene.errors import InputError
 from anyscene.layout_settings import LayoutControl, check_layout
-from anyscene.models.base import Vae, encode_images
+from anyscene.models.base import Vae, encode_images, unet_factor
 from anyscene.models.injection import control_condition
 from anyscene.models.layout_control import LayoutPlan, plan_layout
 from anyscene.models.text import TextCondition, TextEncoders, micro_condition
-from anyscene.pipeline_checks import check_embeddings, check_prompts, check_range
+from anyscene.pipeline_checks import (
+    check_embeddings,
+    check_negative,
+    check_prompts,
+    check_range,
+)
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
+
+    rgb: Tensor
+    alpha: Tensor
 
 
 def text_condition(
@@ -36,6 +49,25 @@ def text_condition(
         return encoders.encode(check_prompts(prompts, name))
     check_embeddings(encoders, hidden, pooled, name)
     return TextCondition(hidden, pooled)
+
+
+def text_conditions(
+    encoders: TextEncoders,
+    prompts: str | list[str] | None,
+    negative: str | list[str] | None,
+    embeds: tuple[Tensor | None, Tensor | None],
+    negative_embeds: tuple[Tensor | None, Tensor | None],
+) -> tuple[TextCondition, TextCondition]:
+    """The conditions of prompts and of negative prompts, or of the embeddings in their place.
+
+    Raises `InputError` where something is missing, or their numbers differ.
+    """
+    full = text_condition(encoders, prompts, embeds, "prompt")
+    count = len(full.hidden)
+    negative = per_prompt(negative, count)
+    empty = text_condition(encoders, negative, negative_embeds, "negative_prompt")
+    check_negative(full, empty)
+    return full, empty
 
 
 def per_prompt(negative: str | list[str] | None, count: int) -> list[str]:
@@ -70,34 +102,29 @@ def check_foreground(
 
 
 def image_size(
-    foreground: Tensor | None,
-    height: int | None,
-    width: int | None,
-    *,
-    sample_size: int,
-    vae_factor: int,
-    unet_factor: int,
+    own: Foreground | None, height: int | None, width: int | None, unet: Any, vae_factor: int
 ) -> tuple[int, int]:
     """Height and width of the images in pixels; by default the base's own `sample_size` latents.
 
-    Raises `InputError` where they differ from the foreground's or are no multiples of both factors.
+    Raises `InputError` where they differ from the foreground's, or are no multiples of the factors
+    of the VAE and of the UNet.
     """
-    if foreground is not None:
-        own = (foreground.shape[2], foreground.shape[3])
-        if (height or own[0], width or own[1]) != own:
+    if own is not None:
+        given = (own.rgb.shape[2], own.rgb.shape[3])
+        if (height or given[0], width or given[1]) != given:
             raise InputError(
-                f"height={height} and width={width} differ from the foreground's {own}; "
+                f"height={height} and width={width} differ from the foreground's {given}; "
                 "leave them out or resize the foreground"
             )
-        height, width = own
-    default = sample_size * vae_factor
+        height, width = given
+    default = unet.config.sample_size * vae_factor
     size = (height or default, width or default)
-    multiple = vae_factor * unet_factor
+    multiple = vae_factor * unet_factor(unet)
     if size[0] % multiple or size[1] % multiple:
         fit = [max(multiple, round(side / multiple) * multiple) for side in size]
         raise InputError(
             f"size {size[0]}x{size[1]} must be multiples of {multiple} "
-            f"(VAE factor {vae_factor} x UNet factor {unet_factor}); use {fit[0]}x{fit[1]}"
+            f"(VAE factor {vae_factor} x UNet factor {unet_factor(unet)}); use {fit[0]}x{fit[1]}"
         )
     return size
 
@@ -129,14 +156,6 @@ def uncropped(count: int, size: tuple[int, int], place: dict[str, Any]) -> Tenso
     """SDXL's condition of `count` whole images of a size, B 6."""
     own = torch.tensor([size]).expand(count, 2)
     return micro_condition(own, torch.zeros_like(own), size).to(**place)
-
-
-@dataclass(frozen=True)
-class Foreground:
-    """Colours B 3 H W and alpha B 1 H W in [0, 1], one an image."""
-
-    rgb: Tensor
-    alpha: Tensor
 
 
 def controls(

@@ -1,8 +1,8 @@
 """What `train.precision` means: the arithmetic of a step, and the dtype of frozen weights."""
 
-from typing import Literal
-
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.plugins.precision import Precision as PrecisionPlugin
 
 from anyscene.config import Precision
 
@@ -13,12 +13,20 @@ COMPUTED_IN = {
 }
 """The dtype of a step's matrix products, in which weights without gradients are stored too."""
 
-LIGHTNING: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    Precision.fp32: "32-true",
-    Precision.bf16: "bf16-mixed",
-    Precision.fp16: "16-mixed",
-}
-"""Lightning's names."""
+
+def precision_plugin(precision: Precision, device: str) -> PrecisionPlugin:
+    """Lightning's arithmetic of a step on `cuda` or `cpu`.
+
+    Given as a plugin, for by name Lightning would quietly compute in bf16 where fp16 was asked for
+    on a CPU.
+    """
+    match precision:
+        case Precision.fp32:
+            return PrecisionPlugin()
+        case Precision.bf16:
+            return MixedPrecision("bf16-mixed", device)
+        case Precision.fp16:
+            return MixedPrecision("16-mixed", device)
 
 
 def scales_loss(precision: Precision) -> bool:

@@ -4,11 +4,14 @@ import logging
 import os
 import warnings
 
-RANK_ZERO_LOGGERS = (
-    "lightning.pytorch.utilities.rank_zero",  # devices found, tips, how a fit stopped
-    "lightning.fabric.utilities.rank_zero",
-    "lightning.fabric.utilities.distributed",  # a line a rank
-)
+LOGGERS = {
+    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, how a fit stopped
+    "lightning.fabric.utilities.rank_zero": logging.WARNING,
+    "lightning.fabric.utilities.distributed": logging.WARNING,  # a line a rank
+    "bitsandbytes.backends.cpu.ops": logging.ERROR,  # a kernel that it would like to download
+}
+"""From which level they are heard."""
+
 HARMLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # lightning with torch 2.13
     ".*does not have many workers",
@@ -16,6 +19,7 @@ HARMLESS_WARNINGS = (
     "Found .* in eval mode",  # the frozen base is meant to be
     "The `local_dir_use_symlinks` argument",  # diffusers with huggingface_hub 1.x
     "You have overridden `on_.*_batch_transfer`",  # the module's is meant
+    "Detected call of `lr_scheduler.step",  # where fp16's first step is left out
 )
 
 
@@ -25,8 +29,8 @@ def quiet_libraries() -> None:
     Other warnings of libraries stay, as do the bars of downloads.
     """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # damaged images are told by us, once
-    for name in RANK_ZERO_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("transformers.utils.import_utils").addFilter(_not_about_torchvision)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -23,7 +23,8 @@ from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.callbacks.whole_networks import WholeNetworks
 from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
 from anyscene.cluster.startup import check_start
-from anyscene.config import Config, Logger, Optimizer, Precision, Strategy
+from anyscene.config import Config, Strategy
+from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
@@ -34,7 +35,7 @@ from anyscene.models.injection import fit_embedder
 from anyscene.models.trained import trained_parameters
 from anyscene.module import SceneModule
 from anyscene.out_of_memory import Held, out_of_memory
-from anyscene.precision import LIGHTNING
+from anyscene.precision import precision_plugin
 from anyscene.ranks import is_first_process, local_rank
 from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
 from anyscene.strategies import build_strategy
@@ -98,21 +99,12 @@ def held(module: SceneModule) -> Held:
 
 
 def check_devices(config: Config) -> None:
-    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use, or
-    where it has none for what only they can."""
+    """Raises `ConfigError` where this machine has GPUs, but not as many as a node shall use."""
     found = torch.cuda.device_count()
     if 0 < found < config.train.devices:
         raise ConfigError(
             f"train.devices={config.train.devices}, but {found} GPUs can be seen here; use "
             f"train.devices={found} or less"
-        )
-    if found == 0 and config.train.precision is Precision.fp16:
-        raise ConfigError(
-            "train.precision=fp16 needs a CUDA device, and there is none here; use bf16 or fp32"
-        )
-    if found == 0 and config.train.optimizer is Optimizer.adamw8bit:
-        raise ConfigError(
-            "train.optimizer=adamw8bit needs a CUDA device, and there is none here; use adamw"
         )
 
 
@@ -165,12 +157,12 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
     if is_validation_missed(config, csv.path, start_step):
         callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
     return Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator=device,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=build_strategy(settings, rank_timeout(config)),
-        precision=LIGHTNING[settings.precision],
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
         val_check_interval=settings.validate_every * settings.accumulate,
@@ -187,7 +179,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
         inference_mode=settings.strategy is Strategy.ddp,  # what is gathered in it is trained later
         logger=[csv, *(build_loggers(config, run, start_step) if is_first_process() else [])],
         callbacks=callbacks,
-        plugins=build_plugins(io),
+        plugins=[precision_plugin(settings.precision, device), *build_plugins(io)],
         default_root_dir=run,
     )
 

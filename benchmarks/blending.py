@@ -28,7 +28,7 @@ from torch import Tensor
 from anyscene.compositing.blending import blend, eroded_mask, masked_gaussian
 from anyscene.compositing.hint import jitter_foreground, linear_to_srgb, srgb_to_linear
 from anyscene.config import Blend
-from anyscene.evaluate import read_held_out
+from anyscene.held_out import read_held_out
 from anyscene.image_jobs import load_model
 from anyscene.metrics.bootstrap import bootstrap_interval
 from anyscene.metrics.seam import colour_shift, seam

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import NullModule
+from overhead import NullModule, null_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.metrics_csv import MetricsCsv
 from anyscene.checkpoint import AtomicCheckpointIO
-from anyscene.config import BaseConfig, Config, DataConfig, LogConfig, Logger, TrainConfig
+from anyscene.config import Config, TrainConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.quiet import quiet_libraries
 from anyscene.train import build_trainer
 
@@ -138,13 +139,10 @@ def measure(gigabytes: float, rounds: int, rows: int, after: int) -> dict[str, l
     for _ in range(rounds):
         for name, found in taken.items():
             with tempfile.TemporaryDirectory() as folder:
-                config = Config(
-                    name="stall",
-                    runs_dir=folder,
-                    base=BaseConfig(path="null"),
-                    data=DataConfig(train="null"),
-                    train=TrainConfig(steps=saves + after, warmup_steps=0, checkpoint_every=saves),
-                    log=LogConfig(logger=Logger.none, progress_bar=False),
+                config = null_config(
+                    folder,
+                    TrainConfig(steps=saves + after, warmup_steps=0, checkpoint_every=saves),
+                    LogConfig(logger=Logger.none, progress_bar=False),
                 )
                 AtomicCheckpointIO.save_checkpoint = VARIANTS[name]
                 found.append(train(config, Path(folder), layers, rows))

@@ -12,15 +12,8 @@ from random_base import device, random_bases
 
 from anyscene.callbacks.checkpoints import Checkpoints
 from anyscene.callbacks.metrics_csv import MetricsCsv
-from anyscene.config import (
-    BaseConfig,
-    Config,
-    DataConfig,
-    LogConfig,
-    Logger,
-    Precision,
-    TrainConfig,
-)
+from anyscene.config import BaseConfig, Config, DataConfig, Precision, TrainConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.cost import GIB, count_step
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.module import SceneModule

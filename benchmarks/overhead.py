@@ -35,7 +35,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from anyscene.callbacks.metrics_csv import MetricsCsv
-from anyscene.config import BaseConfig, Config, DataConfig, LogConfig, Logger, TrainConfig
+from anyscene.config import BaseConfig, Config, DataConfig, TrainConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.metrics.denoising import DenoisingLoss
 from anyscene.module import SceneModule
 from anyscene.quiet import quiet_libraries
@@ -52,6 +53,12 @@ WARM_STEPS = 50  # of each round, not timed
 
 def clocks() -> Clocks:
     return time.perf_counter(), time.process_time()
+
+
+def null_config(folder: str, train: TrainConfig, log: LogConfig) -> Config:
+    """A run of a `NullModule`, which reads neither base nor data."""
+    base, data = BaseConfig(path="null"), DataConfig(train="null")
+    return Config(name="null", runs_dir=folder, base=base, data=data, train=train, log=log)
 
 
 class NullModule(SceneModule):
@@ -184,13 +191,10 @@ def measure(steps: int, rounds: int) -> list[dict[str, Clocks]]:
     warnings.filterwarnings("ignore")
     times = []
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(
-            name="overhead",
-            runs_dir=folder,
-            base=BaseConfig(path="null"),
-            data=DataConfig(train="null"),
-            train=TrainConfig(steps=WARM_STEPS + steps, devices=RANKS, warmup_steps=0),
-            log=LogConfig(logger=Logger.none),
+        config = null_config(
+            folder,
+            TrainConfig(steps=WARM_STEPS + steps, devices=RANKS, warmup_steps=0),
+            LogConfig(logger=Logger.none),
         )
         for number in range(rounds):
             taken = {}

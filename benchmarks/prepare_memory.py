@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--stop", type=int, default=STOP, help="images to run for")
     options = parser.parse_args()
+    for name, count in vars(options).items():
+        if count < 1:
+            parser.exit(2, f"{parser.prog}: --{name} {count} must be at least 1\n")
     with tempfile.TemporaryDirectory() as folder:
         size = write_source(Path(folder), options.images)
         print(f"{options.images} images, annotations of {size / 1e6:.0f} MB", flush=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 import jinja2
 
 from anyscene.data.sample import ShardManifest
-from anyscene.errors import InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.files import replace_file
 from anyscene.report import inline_image
 from data_prep.inspect_sheet import contact_sheet
 from data_prep.inspect_statistics import BINS, Statistics, gather
+from data_prep.rejected import kept_masks, left_out
 
 SHEET_NAME = "contact_sheet.png"
 PAGE_NAME = "statistics.html"
@@ -34,13 +35,16 @@ def inspect(folder: Path, out: Path | None = None, *, samples: int = 24, seed: i
     """Write a sheet of some samples and a page about all of them to `out`, and return it.
 
     By default that lies beside the shards, so that nothing is added to them. Raises `InputError`
-    for a folder without shards, `DamageError` for shards that cannot be read.
+    for a folder without shards, `DamageError` for one whose manifest contradicts itself or whose
+    shards cannot be read.
     """
     if samples < 1:
         raise InputError(f"samples={samples} must be at least 1")
     manifest = ShardManifest.read(folder)
     if not manifest.samples:
         raise InputError(f"{folder} holds no samples: see `rejected` in its manifest")
+    if not manifest.is_consistent():
+        raise DamageError(f"{folder}: the manifest's numbers of samples do not agree")
     statistics = gather(manifest)
     sheet = contact_sheet(manifest, samples, seed)
     out = out or folder.resolve().with_name(f"{folder.resolve().name}-inspect")
@@ -69,7 +73,8 @@ def render(manifest: ShardManifest, statistics: Statistics, sheet: Path) -> str:
         statistics=statistics,
         summary=summary(manifest, statistics),
         sheet=inline_image(sheet),
-        left_out=left_out(manifest),
+        left_out=reasons(manifest),
+        kept_masks=bars(kept_masks(manifest.rejected).most_common()),
         categories=categories[:SHOWN_CATEGORIES],
         categories_left_out=len(categories[SHOWN_CATEGORIES:]),
         tables={
@@ -88,7 +93,7 @@ def render(manifest: ShardManifest, statistics: Statistics, sheet: Path) -> str:
 
 def summary(manifest: ShardManifest, statistics: Statistics) -> dict[str, str]:
     """The figures under the title."""
-    images = sum(bar.count for bar in left_out(manifest)["image"]) + manifest.samples
+    images = sum(bar.count for bar in reasons(manifest)["image"]) + manifest.samples
     size = sum(record.bytes for record in manifest.shards)
     words = statistics.words
     return {
@@ -106,11 +111,11 @@ def summary(manifest: ShardManifest, statistics: Statistics) -> dict[str, str]:
     }
 
 
-def left_out(manifest: ShardManifest) -> dict[str, list[Bar]]:
-    """Reasons by what they count: images, groups or elements; shares are of what was left out,
-    of images those of all that were read."""
+def reasons(manifest: ShardManifest) -> dict[str, list[Bar]]:
+    """Why something was left out, by what it is: image, group or element; shares are of what was
+    left out, of images those of all that were read."""
     kinds: dict[str, Counter[str]] = {"image": Counter(), "group": Counter(), "element": Counter()}
-    for reason, count in manifest.rejected.items():
+    for reason, count in left_out(manifest.rejected).items():
         kind, _, why = reason.partition(": ")
         kinds.setdefault(kind, Counter())[why] += count
     read = manifest.samples + kinds["image"].total()

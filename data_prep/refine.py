@@ -5,6 +5,7 @@ elements where the annotation has them, and its mask is taken where the two agre
 the same thing; otherwise the annotation's stays.
 """
 
+import math
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from anyscene.models.base import weights_sha256
 from data_prep.inspect_statistics import read_descriptions
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import Arguments, finished_manifest, tool_versions
-from data_prep.refine_sample import KEPT, annotated_masks, refined_members
+from data_prep.refine_sample import annotated_masks, refined_members
+from data_prep.rejected import kept_masks
 from data_prep.shard_by_shard import Batch, Members, Work, check_out, write_shards
 
 TOOLS = ("torch", "transformers", "numpy", "opencv-python-headless", "scipy")
@@ -35,7 +37,7 @@ class Settings:
     """How masks are refined."""
 
     sam: str  # folder or hub id
-    least_iou: float = 0.8  # of SAM's mask with the annotation's, for it to be taken
+    least_iou: float = 0.8  # of SAM's mask with the annotation's, to be taken; not yet measured
     device: str = "auto"  # auto, cpu or cuda
 
     def check(self) -> None:
@@ -61,6 +63,7 @@ def prepare_refined(
     source = read_manifest(shards)
     if source.base is not None:
         raise InputError(f"{shards!r} is a cache; refine the shards that it was made from")
+    soften = _softness(source)
     check_out(source, out, part)
     device = choose_device(settings.device)
     sam = SamSegmenter.from_pretrained(settings.sam)
@@ -69,7 +72,6 @@ def prepare_refined(
         print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")
         return manifest
     sam.to(device)
-    soften = float(source.filters.get("soften", 0))
     convert = partial(_refined, sam, settings.least_iou, soften)
     with closing(ShardReader(open_shards(shards, shard_cache(DataConfig())))) as reader:
         work = Work(source, reader, convert, 1, checked=True)
@@ -77,6 +79,17 @@ def prepare_refined(
     earlier = Counter(source.rejected if part.index == 0 else {})
     print(f"{part.folder(out)}: {_told(manifest, earlier)}")
     return manifest
+
+
+def _softness(source: ShardManifest) -> float:
+    """The sigma in pixels by which the source's edges were softened, which new ones are too."""
+    sigma = source.filters.get("soften", 0)
+    if not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+        raise InputError(
+            f"{source.location!r} was made with soften={sigma!r}, which must be a number of "
+            "pixels; prepare the shards again"
+        )
+    return float(sigma)
 
 
 def _arguments(
@@ -117,11 +130,7 @@ def _told(manifest: ShardManifest, earlier: Counter[str]) -> str:
         for record in manifest.shards
         for meta, _ in read_descriptions(manifest.root / record.name, record)
     )
-    kept = {
-        reason.removeprefix(KEPT): count - earlier[reason]
-        for reason, count in sorted(manifest.rejected.items())
-        if reason.startswith(KEPT) and count > earlier[reason]
-    }
-    refined = f"{elements - sum(kept.values())} of {elements} masks refined"
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
+    kept = kept_masks(manifest.rejected) - kept_masks(earlier)
+    refined = f"{elements - kept.total()} of {elements} masks refined"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(kept.items()))
     return f"{refined}; annotations kept: {reasons}" if kept else refined

@@ -12,8 +12,7 @@ from data_prep.boxes import Box
 from data_prep.framing import Coverage, number_elements, soften, union
 from data_prep.images import encode_mask
 from data_prep.mask_quality import mask_quality
-
-KEPT = "refinement: "  # the beginning of why a mask stays as annotated
+from data_prep.rejected import KEPT
 
 Members = dict[str, bytes]  # by suffix
 Mask = NDArray[np.bool_]

@@ -71,13 +71,17 @@ def check_out(source: ShardManifest, out: Path, part: Part) -> None:
 def write_shards(work: Work, arguments: Arguments, out: Path, part: Part) -> ShardManifest:
     """Write the part's shards that are not finished, and the manifest.
 
-    Damaged samples are left out and counted in the manifest. Raises `InputError` where no sample of
-    a whole data set is left.
+    Damaged samples are left out and counted in the manifest. Raises `InputError` where the source
+    has no whole sample, before anything in `out` is touched.
     """
     folder, shards = part.folder(out), work.source.shards
     numbers = _numbers(len(shards), part)
+    whole = _shard_with_a_whole_sample(work, numbers)
     with open_journal(folder, arguments) as journal:
         earlier = dict(zip(numbers, journal.buckets, strict=False))
+        if earlier.get(whole, "") is None:  # mended since: what was left out is looked at again
+            journal.begin(arguments.as_json())
+            earlier = {}
         empty = {number for number, bucket in earlier.items() if bucket is None}
         records = {
             number: record
@@ -94,16 +98,26 @@ def write_shards(work: Work, arguments: Arguments, out: Path, part: Part) -> Sha
                     records[number] = record
                 if number not in earlier:
                     journal.add(record and record.bucket, rejected)
-        damage = _told(journal.rejected)
-        if not records and part.count == 1:
-            journal.path.unlink()
-            reason = f"; {damage}" if damage else ""
-            raise InputError(f"{work.source.location!r} has no whole sample{reason}")
-        if damage:
+        if damage := _told(journal.rejected):
             print(f"{folder}: left out {damage}")
         if part.index == 0:  # so that the parts together have them once
             journal.rejected.update(work.source.rejected)
         return finish(journal, arguments, [records[number] for number in sorted(records)])
+
+
+def _shard_with_a_whole_sample(work: Work, numbers: range) -> int:
+    """The first such shard among `numbers`, those of a part, or else among the others.
+
+    Raises `InputError` where there is none.
+    """
+    rejected: Counter[str] = Counter()
+    others = [number for number in range(len(work.source.shards)) if number not in numbers]
+    for number in (*numbers, *others):
+        if next(_whole_samples(work, number, rejected), None):
+            return number
+    damage = _told(rejected)
+    reason = f"; {damage}" if damage else ""
+    raise InputError(f"{work.source.location!r} has no whole sample{reason}")
 
 
 def _numbers(shards: int, part: Part) -> range:

@@ -1,27 +1,61 @@
 """Train a tokenizer and a small CLIP text encoder on the captions of a data set."""
 
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_LENGTH = 32  # tokens
-ALPHABET = 512  # byte symbols, inside and at the end of words: no text is ever unknown
+END = "</w>"  # marks the last symbol of a word
 
 Tokenizer = Any  # CLIPTokenizer, whose token ids are typed as nearly anything
 TextModel = Any  # CLIPTextModel, whose `to` is typed as a plain function
 
 
 def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE) in which every word of the captions is one token."""
-    words = {word.strip(".,") for caption in captions for word in caption.lower().split()}
-    size = ALPHABET + 2 + sum(len(word) for word in words)  # merges stop when words are whole
-    trained = CLIPTokenizer().train_new_from_iterator(captions, size, show_progress=False)
-    trained.model_max_length = MAX_LENGTH
-    return trained
+    """A CLIP tokenizer (byte-level BPE) in which every word of the captions is one token.
+
+    The same captions give the same tokenizer; the trainer of `tokenizers` breaks ties at random.
+    """
+    split = CLIPTokenizer().backend_tokenizer
+    words = Counter(
+        word
+        for caption in captions
+        for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(caption))
+    )
+    merges = learn_merges(words)
+    letters = sorted(ByteLevel.alphabet())
+    symbols = [*letters, *(letter + END for letter in letters), *("".join(pair) for pair in merges)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *dict.fromkeys(symbols)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    parts: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
+    return CLIPTokenizer(**parts, model_max_length=MAX_LENGTH)
+
+
+def learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
+    """Byte pair encoding (Sennrich et al., ACL 2016) until each word is whole: the most frequent
+    pair is merged first, of equally frequent ones the first in the alphabet."""
+    spelled = {word: [*word[:-1], word[-1] + END] for word in words}
+    merges = []
+    while True:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in spelled.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            return merges
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in spelled.values():
+            for i in range(len(parts) - 2, -1, -1):
+                if tuple(parts[i : i + 2]) == best:
+                    parts[i : i + 2] = ["".join(best)]
 
 
 def build_text_encoder(tokenizer: Tokenizer, width: int) -> CLIPTextModel:

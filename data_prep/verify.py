@@ -16,6 +16,7 @@ from anyscene.errors import InputError
 from data_prep.journal import RUNNING_NAME
 from data_prep.parallel import ordered_map
 from data_prep.preparation import SHARD_FILE, shard_files
+from data_prep.rejected import kept_masks, left_out
 from data_prep.verify_sample import LatentForm
 from data_prep.verify_shard import ShardTask, check_shard, key_bits
 
@@ -72,14 +73,11 @@ def _check_folder(folder: Path, report: VerifyReport) -> list[ShardTask]:
     try:
         manifest = ShardManifest.read(folder)
         tasks = [_task(manifest, number) for number in range(len(manifest.shards))]
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except InputError as error:
         report.damages.append(f"{folder / MANIFEST_NAME}: {error}")
         return []
     report.rejected.update(manifest.rejected)
-    samples: Counter[str] = Counter()
-    for record in manifest.shards:
-        samples[record.bucket] += record.samples
-    if samples != manifest.buckets or samples.total() != manifest.samples:
+    if not manifest.is_consistent():
         report.damages.append(f"{folder / MANIFEST_NAME}: its numbers of samples do not agree")
     _check_names(folder, [task.path for task in tasks], report)
     if not any(index_path(task.path).is_file() for task in tasks):
@@ -92,7 +90,7 @@ def _task(manifest: ShardManifest, number: int) -> ShardTask:
     record = manifest.shards[number]
     height, width = (int(side) for side in record.bucket.split("x"))
     latents = None
-    if manifest.base and (shape := manifest.latent_shape((height, width))):
+    if manifest.base is not None and (shape := manifest.latent_shape((height, width))):
         latents = LatentForm(shape, manifest.base["dtype"])
     return ShardTask(manifest.path(number), record, latents)
 
@@ -114,7 +112,7 @@ def _check_parts(whole: Path, report: VerifyReport) -> None:
         return
     try:
         ShardManifest.read(whole)
-    except (InputError, KeyError, TypeError, AttributeError) as error:
+    except InputError as error:
         report.damages.append(f"{whole}: {error}")
 
 
@@ -158,10 +156,11 @@ def _print(folder: Path, report: VerifyReport) -> None:
     for title, counts in (
         ("scenes", report.buckets.most_common()),
         ("elements", report.categories.most_common(TOP_CATEGORIES)),
-        ("left out", sorted(report.rejected.items())),
+        ("left out", sorted(left_out(report.rejected).items())),
+        ("masks kept", sorted(kept_masks(report.rejected).items())),
     ):
         for name, count in counts:
-            print(f"  {title:<9}{count:>8}  {name}")
+            print(f"  {title:<11}{count:>8}  {name}")
     for remark in report.remarks:
         print(f"NOTE {remark}")
     for damage in report.damages:

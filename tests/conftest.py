@@ -70,6 +70,14 @@ def tiny_export(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export(tiny_run, tmp_path_factory.mktemp("export") / "tiny")
 
 
+@pytest.fixture
+def canvas(tmp_path: Path) -> Path:
+    """A file with a noisy square element."""
+    from canvases import write_canvas
+
+    return write_canvas(tmp_path / "dog.png")
+
+
 @pytest.fixture(scope="session")
 def workspace(
     tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory

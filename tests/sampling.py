@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers import ControlNetModel
 from torch import Tensor
 
-from anyscene.config import FimConfig
+from anyscene.config_method import FimConfig
 from anyscene.models.base import Base
 from anyscene.models.injection import build_fim
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from anyscene.benchmark.ablate import ALL, NONE, REAL, Measure, _row, arms, table
 from anyscene.cli import main
-from anyscene.evaluate import Scenes
+from anyscene.held_out import Scenes
 from anyscene.layout_settings import LayoutControl
 
 JUDGE = Path(__file__).parents[1] / "anyscene" / "assets" / "demo_judge"

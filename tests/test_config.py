@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from anyscene import config as config_module
-from anyscene import config_checks
+from anyscene import config_checks, config_method, config_run
 from anyscene.config import Blend, Config, Trainable
 from anyscene.config_checks import check_config
 from anyscene.config_io import load_config, read_config, save_config
@@ -246,14 +246,15 @@ def test_configs_are_shipped():
         assert yaml.safe_load(path.read_text())["name"]
 
 
-def test_every_field_has_a_docstring():
-    tree = ast.parse(inspect.getsource(config_module))
+@pytest.mark.parametrize("module", [config_module, config_method, config_run])
+def test_every_field_has_a_docstring(module):
+    tree = ast.parse(inspect.getsource(module))
     missing = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.ClassDef):
             continue
         assert ast.get_docstring(node), node.name
-        hints = get_type_hints(getattr(config_module, node.name))
+        hints = get_type_hints(getattr(module, node.name))
         for item, after in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(item, ast.AnnAssign) and not is_dataclass(hints[item.target.id]):
                 documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)

@@ -6,17 +6,19 @@ import pytest
 import torch
 from published import published_base
 from tiny import tiny_config
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anyscene import config_checks, cost
 from anyscene.cli import main
-from anyscene.config import Config
+from anyscene.config import Config, Optimizer, TrainConfig
 from anyscene.cost import GIB, count_step, images_at_peak
-from anyscene.counted_memory import LiveBytes
+from anyscene.counted_memory import EightBitAdamW, LiveBytes
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import fake_base, load_base
 from anyscene.models.trained import trained_parameters
 from anyscene.module import SceneModule
+from anyscene.optimizer import build_optimizer
 
 
 def config_of(base: Path, shards: Path, *overrides: str) -> Config:
@@ -64,6 +66,27 @@ def test_memory_of_sdxl(demo_shards: Path, tmp_path: Path, monkeypatch: pytest.M
     size = (1024, 1024)
     assert count_step(config_of(base, demo_shards, *common), size).peak < 40 * GIB
     assert count_step(config_of(base, demo_shards, *common, *saving), size).peak < 24 * GIB
+
+
+def test_memory_of_adamw_in_8_bits_is_that_of_bitsandbytes() -> None:
+    """But for the two maps of 256 values from 8 bits, which all tensors share."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra cuda")
+    sizes = ((64, 64, 3, 3), (4095,), (4096,), (70, 70))
+    parameters = [nn.Parameter(torch.randn(size)) for size in sizes]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    counted = EightBitAdamW(parameters)
+    counted.step()
+    real = build_optimizer(TrainConfig(optimizer=Optimizer.adamw8bit), parameters)
+    real.step()
+    storages = {
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+        for state in real.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    }
+    maps = 2 * 256 * 4
+    assert sum(storages.values()) - maps == sum(value.nbytes for value in counted.state)
 
 
 def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -> None:

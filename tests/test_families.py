@@ -18,7 +18,7 @@ from tiny import tiny_config
 from training import Run, assert_same_training_state, contents
 
 from anyscene.compositing.hint import make_hint
-from anyscene.config import FimConfig
+from anyscene.config_method import FimConfig
 from anyscene.errors import InputError
 from anyscene.export import export
 from anyscene.models.base import decode_latents, encode_images

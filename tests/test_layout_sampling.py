@@ -1,9 +1,11 @@
 """Layout control while sampling, with a base of every family and that of the demo."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from families import FAMILIES, family_base
 from sampling import PROMPTS, foregrounds, generators, moved_fim, quiet
 from tiny import tiny_base
@@ -110,3 +112,35 @@ def test_the_pass_without_foreground_is_without_layout_control(pipeline: AnyScen
 def test_impossible_layout_is_refused_by_the_pipeline(pipeline: AnyScenePipeline):
     with pytest.raises(InputError, match="layout: attention=-1 must be between 0"):
         sample(pipeline, LayoutControl(attention=-1))
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
+@torch.no_grad()
+def test_known_latents_are_noised_as_the_scheduler_does(tmp_path: Path, scheduler: Any):
+    """With a UNet that sees no noise, what is known at the last step comes out."""
+    pipeline = AnyScenePipeline.from_pretrained(
+        tiny_base(tmp_path / "base", prediction_type="epsilon")
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    for parameter in pipeline.unet.conv_out.parameters():
+        parameter.zero_()
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+    foreground, mask = torch.full((1, 3, 64, 64), 0.8), torch.ones(1, 1, 64, 64)
+
+    def latents(known: float, seed: int) -> Tensor:
+        seen: list[Tensor] = []
+        pipeline(
+            "a mug",
+            foreground,
+            mask,
+            num_inference_steps=100,
+            layout=LayoutControl(known_latent=known, known_latent_end=1.0),
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=lambda _p, _i, _t, values: seen.append(values["latents"]) or {},
+        )
+        return seen[-1]
+
+    same = latents(1.0, seed=0) - latents(1.0, seed=1)  # the noise that is left
+    free = latents(0.0, seed=0) - latents(0.0, seed=1)
+    assert same.std() < 0.1
+    assert free.std() > 1

@@ -11,7 +11,8 @@ from PIL import Image
 from sampling import PROMPTS, STOCHASTIC, foregrounds, generators, moved_fim, one_step, quiet
 
 from anyscene.compositing.hint import make_hint
-from anyscene.config import Blend, Hint, SampleConfig
+from anyscene.config import Blend, SampleConfig
+from anyscene.config_method import Hint
 from anyscene.errors import InputError
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import decode_latents

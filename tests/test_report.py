@@ -15,8 +15,9 @@ from report_run import GRID_STEPS, Page, make_run, save_grid
 
 from anyscene.cli import main
 from anyscene.errors import InputError
-from anyscene.report import EARLIER_GRIDS, MISSING, WIDEST_GRID, write_report
+from anyscene.report import EARLIER_GRIDS, WIDEST_GRID, write_report
 from anyscene.report_plots import running_mean, smoothing_window
+from anyscene.report_quantities import MISSING
 
 
 def page_of(run: Path) -> Page:

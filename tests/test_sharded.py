@@ -22,10 +22,17 @@ from anyscene.cli import main
 from anyscene.errors import DamageError
 from anyscene.export import export
 
-pytestmark = pytest.mark.slow  # a pair of processes makes five runs
+pytestmark = pytest.mark.slow  # a pair of processes makes six runs
 
 TESTS = Path(__file__).resolve().parent
-NAMES = ("data-parallel", "sharded", "sharded-again", "from-shares", "from-one-file")
+NAMES = (
+    "data-parallel",
+    "sharded",
+    "sharded-again",
+    "from-shares",
+    "from-one-file",
+    "sharded-bf16",
+)
 OPTIONS = (
     "train.devices=2",
     "train.learning_rate=1e-4",  # Adam turns rounding of a gradient near 0 into whole steps
@@ -73,6 +80,7 @@ def runs(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Runs
         (shared, f"train.resume={half['sharded']}"),
         (f"train.resume={half['sharded']}",),
         (shared, f"train.resume={half['data-parallel']}"),
+        (workspace.judge, shared, "train.precision=bf16", "train.gradient_checkpointing=true"),
     )
     folder = tmp_path_factory.mktemp("several")
     commands = [
@@ -113,6 +121,17 @@ def test_sharded_training_is_that_of_ddp(runs):
     assert_close(read_checkpoint(one.checkpoint(6)), other.state(6))
     moved = other.state(6)["state_dict"], other.state(3)["state_dict"]
     assert max(float((moved[0][k] - moved[1][k]).abs().max()) for k in moved[0]) > 1e-4
+
+
+def test_sharded_training_in_bf16_is_that_in_float32_but_for_rounding(runs):
+    """As the recipes compute: bf16, with activations that are computed again."""
+    one, other = runs.run("sharded-bf16"), runs.run("sharded")
+    for figure in ("train/loss", "train/gradient_norm", "val/loss"):
+        values = other.figures(figure)
+        assert one.figures(figure) == pytest.approx(values, rel=0.02), figure
+        assert one.figures(figure) != values
+    state = tensors(read_checkpoint(one.checkpoint(6))["state_dict"])
+    assert {value.dtype for value in state.values()} == {torch.float32}
 
 
 def test_each_rank_holds_its_half_of_every_network(runs):

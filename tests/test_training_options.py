@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from families import family_base
 from safetensors.torch import load_file
 from sampling import PROMPTS, foregrounds, generators, quiet
 from tiny import tiny_config
-from training import Run, assert_same_training_state
+from training import Run, assert_same_training_state, tensors
 
-from anyscene.config import FimConfig
+from anyscene.config_method import FimConfig
 from anyscene.cost import count_step
 from anyscene.errors import ConfigError
 from anyscene.export import export
@@ -68,12 +69,44 @@ def test_precision_bf16_stores_what_is_frozen_in_half(sdxl, demo_shards, tmp_pat
     assert losses[3] == pytest.approx(plain.figures("val/loss")[3], rel=0.05)
 
 
-def test_precision_fp16_is_refused_without_a_gpu(tiny_base_folder, demo_shards, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    config = tiny_config(tiny_base_folder, demo_shards, tmp_path, "train.precision=fp16")
-    with pytest.raises(ConfigError, match=r"fp16 needs a CUDA device, .*; use bf16 or fp32"):
-        train(config)
+def test_precision_fp16_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
+    """With the loss scaled, on a CPU too, as the float32 run does but for rounding."""
+    precise = ("train.precision=fp16", "train.checkpoint_every=2")
+    whole = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *precise, "name=whole")))
+    scaler = whole.state(3)["MixedPrecision"]
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**16, 3)
+    assert {value.dtype for value in tensors(whole.state(3)["state_dict"]).values()} == {
+        torch.float32
+    }
+    resumed = tiny_config(tiny_base_folder, demo_shards, tmp_path, *precise, "name=resumed")
+    train(replace(resumed, train=replace(resumed.train, steps=2)))
+    again = Run(train(resumed))
+    assert_same_training_state(again.state(3), whole.state(3))
+    assert again.state(3)["MixedPrecision"] == scaler
+    single = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, "name=single")))
+    assert whole.figures("val/loss") != single.figures("val/loss")
+    assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
+
+
+def test_adamw_in_8_bits_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
+    """Of the larger tensors; it goes on bit for bit, and stays near the run in float32."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra cuda")
+    options = ("train.checkpoint_every=2", "train.optimizer=adamw8bit")
+    whole = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *options, "name=whole")))
+    averages = [
+        (name.rpartition("/")[2], value)
+        for name, value in tensors(whole.state(3)["optimizer_states"]).items()
+        if "/state1" in name or "/state2" in name
+    ]
+    assert {value.dtype for _, value in averages} == {torch.uint8, torch.float32}
+    assert all((value.dtype == torch.uint8) == (value.numel() >= 4096) for _, value in averages)
+    resumed = tiny_config(tiny_base_folder, demo_shards, tmp_path, *options, "name=resumed")
+    train(replace(resumed, train=replace(resumed.train, steps=2)))
+    again = Run(train(resumed))
+    assert_same_training_state(again.state(3), whole.state(3))
+    single = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, "name=single")))
+    assert whole.figures("val/loss") != single.figures("val/loss")
+    assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
 
 
 @pytest.mark.parametrize("target", ["fim", "unet"])

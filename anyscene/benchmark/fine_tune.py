@@ -31,15 +31,13 @@ from anyscene.config import (
     Config,
     DataConfig,
     Injection,
-    LogConfig,
-    Logger,
-    LossConfig,
     Precision,
     Trainable,
     TrainConfig,
-    Weighting,
 )
 from anyscene.config_checks import check_config, check_paths
+from anyscene.config_method import LossConfig, Weighting
+from anyscene.config_run import LogConfig, Logger
 from anyscene.errors import DamageError
 from anyscene.files import replace_file, sha256_of, sole_use, write_json
 from data_prep.preparation import OtherShardsError

@@ -81,7 +81,7 @@ class Gradients(Callback):
 
     def stop(self, trainer: Trainer) -> None:
         """Raise `RunFailedError` with the losses and keys that all ranks have."""
-        scale = self.loss_scale(trainer)
+        scale = self.loss_scale(trainer) / trainer.accumulate_grad_batches
         own = [(float(loss) / scale, k) for loss, k in zip(self.losses, self.keys, strict=True)]
         found = [pair for pairs in gathered(trainer, own) for pair in pairs]
         suspects = [keys for loss, keys in found if not math.isfinite(loss)]
@@ -96,10 +96,9 @@ class Gradients(Callback):
         )
 
     def loss_scale(self, trainer: Trainer) -> float:
-        """What a micro-batch's mean loss was multiplied by before the backward pass."""
+        """What the loss is multiplied by before the backward pass, in fp16 alone."""
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else float(scaler.get_scale())
-        return scale / trainer.accumulate_grad_batches
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
 
 def gathered(trainer: Trainer, value: Any) -> list[Any]:

@@ -18,9 +18,10 @@ class Throughput(Callback):
     """Logs every `every` optimizer steps, for the time since the last line where that matters:
 
     `train/loss` of the global batch, `train/gradient_norm` before clipping, `train/learning_rate`,
-    `train/images_per_second`, `train/data_wait_seconds` a step, `train/memory_gib`, and, where
-    `images_at_peak` is known, `train/mfu`: the share of the devices' peak rate that the step's
-    counted operations take. `images_at_peak` is how many images a second that rate would do.
+    `train/images_per_second`, `train/data_wait_seconds` a step, `train/memory_gib`; in fp16
+    `train/loss_scale`, which halves with each step that was left out; and, where `images_at_peak`
+    is known, `train/mfu`: the share of the devices' peak rate that the step's counted operations
+    take. `images_at_peak` is how many images a second that rate would do.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Throughput(Callback):
                 "train/gradient_norm": float(self.gradients.norm),
                 "train/memory_gib": peak_memory() / GIB,
             }
+            if self.gradients.scaled:
+                figures["train/loss_scale"] = self.gradients.loss_scale(trainer)
             if self.images_at_peak is not None:
                 figures["train/mfu"] = speed / self.images_at_peak
             pl_module.record(figures)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jinja2
 
-from anyscene.config import ClusterConfig, Config
+from anyscene.config import Config
 from anyscene.config_io import save_config
+from anyscene.config_run import ClusterConfig
 from anyscene.errors import InputError
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "slurm"

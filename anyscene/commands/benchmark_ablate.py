@@ -55,7 +55,7 @@ def _ablate(options: argparse.Namespace) -> int:
 
     quiet_libraries()
     from anyscene.benchmark.ablate import TABLE_NAME, Measure, ablate, listed_scenes
-    from anyscene.evaluate import read_held_out
+    from anyscene.held_out import read_held_out
     from anyscene.image_jobs import load_model
     from anyscene.metrics.judge import Judge
     from anyscene.metrics.sam import SamSegmenter

@@ -13,9 +13,10 @@ A cached sample has, in place of the scene, its latent's moments and what the hi
                                           as the first stage gives them (not scaled)
     KEY.foreground.png | KEY.foreground.jpg   u8 H W 3   the scene where the mask is, else grey
 
-`manifest.json` beside the shards is a `ShardManifest`; `NAME.tar.index` beside a shard is its
-index, see `anyscene.data.index`. A folder whose data set was prepared in parts, on several
-machines, holds folders part-00000-of-00008, ..., each with its own manifest.
+`manifest.json` beside the shards is a `ShardManifest`, and `manifest_check` says what each field
+must be; `NAME.tar.index` beside a shard is its index, see `anyscene.data.index`. A folder whose
+data set was prepared in parts, on several machines, holds folders part-00000-of-00008, ..., each
+with its own manifest.
 """
 
 import hashlib
@@ -25,8 +26,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
+from anyscene.data.manifest_check import manifest_mistake
 from anyscene.errors import InputError
 
 if TYPE_CHECKING:  # data preparation reads this file and needs no torch
@@ -115,6 +118,13 @@ class ShardManifest:
         """Checksum of the canonical text: that of the file which preparation writes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    def is_consistent(self) -> bool:
+        """Whether the shards have as many samples, of each size, as it says."""
+        samples: Counter[str] = Counter()
+        for record in self.shards:
+            samples[record.bucket] += record.samples
+        return samples == self.buckets and samples.total() == self.samples
+
     def latent_shape(self, size: tuple[int, ...]) -> tuple[int, int, int] | None:
         """(c, h, w) of the latents of cached scenes of `size`; None where scenes are stored."""
         if self.base is None:
@@ -124,21 +134,26 @@ class ShardManifest:
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> "ShardManifest":
-        """The manifest in a text that came from `where`. Raises `InputError` for a foreign one."""
+        """The manifest in a text that came from `where`.
+
+        Raises `InputError` for a foreign one, and for one with a field that is missing, unknown or
+        not what it must be.
+        """
         try:
             values = json.loads(text)
-            if values.get("format") != FORMAT or values.get("version") != VERSION:
-                raise InputError(
-                    f"{where} has format {values.get('format')!r} version "
-                    f"{values.get('version')!r}; expected {FORMAT!r} version {VERSION}: "
-                    "prepare the shards again"
-                )
-            values["shards"] = [ShardRecord(**record) for record in values["shards"]]
-            return cls(**values)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON ({error}); prepare the shards again") from None
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{where} is damaged ({error}); prepare the shards again") from None
+        stated = values if isinstance(values, dict) else {}
+        found = stated.get("format"), stated.get("version")
+        if stated and found != (FORMAT, VERSION):
+            raise InputError(
+                f"{where} has format {shortened(found[0])} version {shortened(found[1])}; expected "
+                f"{FORMAT!r} version {VERSION}: prepare the shards again"
+            )
+        if mistake := manifest_mistake(values):
+            raise InputError(f"{where} is damaged ({mistake}); prepare the shards again")
+        shards = [ShardRecord(**record) for record in values["shards"]]
+        return cls(**{**values, "shards": shards})
 
     @classmethod
     def read(cls, folder: str | Path) -> "ShardManifest":

@@ -8,15 +8,14 @@ from torch.utils.data import get_worker_info
 from webdataset.pipeline import DataPipeline
 
 from anyscene.data.fetch_ahead import fetch_ahead
+from anyscene.data.random import Purpose, random_words
 from anyscene.data.reader import ShardReader
 from anyscene.data.sample import HostBatch
 from anyscene.data.sources import Shards
 from anyscene.data.stream import (
     Order,
-    Purpose,
     Share,
     Slot,
-    random_words,
     train_micro_batches,
     validation_batches,
 )

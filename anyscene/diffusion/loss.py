@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anyscene.config import LossConfig, Weighting
+from anyscene.config_method import LossConfig, Weighting
 from anyscene.diffusion.schedule import Schedule
 
 SNR_FLOOR = 1e-3  # keeps the terminal step of zero-terminal-SNR schedules in training

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anyscene.compositing.canny import canny_edges
 from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import FimConfig, Hint
+from anyscene.config_method import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
 from anyscene.models.base import Base, Vae, encode_images, vae_factor
 from anyscene.models.loading import UNLOADABLE, check_weights, without_reports

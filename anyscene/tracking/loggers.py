@@ -7,7 +7,8 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger as LightningLogger
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from anyscene.config import Config, Logger
+from anyscene.config import Config
+from anyscene.config_run import Logger
 from anyscene.preemption import RunStopped
 from anyscene.tracking.follower import WandbFollower
 

@@ -29,7 +29,8 @@ from anyscene.benchmark.methods.base import (
 from anyscene.benchmark.methods.inpaint_anything import four_channel_inpainting
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.compositing.blending import eroded_mask
-from anyscene.config import FimConfig, Hint, SampleConfig
+from anyscene.config import SampleConfig
+from anyscene.config_method import FimConfig, Hint
 from anyscene.errors import InputError
 from anyscene.generate import read_foreground
 from anyscene.image_jobs import Model, load_model

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import Run, Workspace, assert_same_training_state, recorded_keys, refused
+from training import Run, Workspace, assert_same_training_state, recorded_keys, refused, tensors
 
 from anyscene.callbacks.gradients import Gradients
 from anyscene.cli import main
@@ -22,13 +22,15 @@ def workspace(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path) -> Work
     return Workspace.make(tiny_base_folder, demo_shards, tmp_path / "runs")
 
 
-def break_step(monkeypatch: pytest.MonkeyPatch, step: int, factor: float, part: str) -> None:
-    """The loss, or the gradient alone, of the second micro-batch of a step is multiplied."""
+def break_steps(
+    monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...], factor: float, part: str
+) -> None:
+    """The loss, or the gradient alone, of the second micro-batch of steps is multiplied."""
     training_step = SceneModule.training_step
 
     def broken(self: SceneModule, batch: Any, batch_idx: int) -> torch.Tensor:
         loss = training_step(self, batch, batch_idx)
-        if self.global_step != step - 1 or batch_idx % 2 == 0:
+        if self.global_step + 1 not in steps or batch_idx % 2 == 0:
             return loss
         if part == "loss":
             return loss * factor
@@ -45,7 +47,7 @@ def test_a_run_that_is_not_finite_stops_before_the_step(
 ):
     options = ("train.accumulate=2", "data.val=null", "train.checkpoint_every=2")
     with pytest.MonkeyPatch.context() as patch:
-        break_step(patch, 4, factor, part)
+        break_steps(patch, (4,), factor, part)
         with recorded_keys() as keys:
             line = refused(workspace.command("broken", *options), capsys, code=1)
     assert re.search(r"step 4 is not finite: losses \S+, \S+, gradient norm (nan|inf)", line)
@@ -57,6 +59,38 @@ def test_a_run_that_is_not_finite_stops_before_the_step(
     assert main(workspace.command("broken", *options)) == 0  # goes on from there
     whole = workspace.train("whole", *options)
     assert_same_training_state(run.state(6), whole.state(6))
+
+
+def test_fp16_leaves_out_steps_whose_gradient_overflows(workspace: Workspace):
+    """The losses being finite, the loss was scaled too far: the scale is halved, nothing moves."""
+    options = ("train.precision=fp16", "train.accumulate=2", "data.val=null", "train.steps=4")
+    every = ("train.checkpoint_every=1", "train.keep_checkpoints=4")
+    with pytest.MonkeyPatch.context() as patch:
+        break_steps(patch, (1, 3), float("inf"), "gradient")
+        run = workspace.train("over", *options, *every)
+    states = [run.state(step) for step in range(1, 5)]
+    scales = [state["MixedPrecision"]["scale"] for state in states]
+    assert scales == [2.0**15, 2.0**15, 2.0**14, 2.0**14]
+    assert run.figures("train/loss_scale") == dict(enumerate(scales, 1))
+    assert not tensors(states[0]["optimizer_states"])  # Adam has not begun
+    for part in ("state_dict", "optimizer_states"):
+        second, third, fourth = (tensors(state[part]) for state in states[1:])
+        assert equal(second, third)
+        assert not equal(third, fourth)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_fp16_stops_where_the_loss_is_not_finite(
+    workspace: Workspace, capsys: pytest.CaptureFixture
+):
+    options = ("train.precision=fp16", "train.accumulate=2", "data.val=null")
+    with pytest.MonkeyPatch.context() as patch:
+        break_steps(patch, (2,), float("nan"), "loss")
+        line = refused(workspace.command("lost", *options), capsys, code=1)
+    assert re.search(r"step 2 is not finite: losses 0\.\d+, nan, gradient norm nan", line)
 
 
 def test_the_gradient_is_clipped_by_its_norm(workspace: Workspace, monkeypatch):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from anyscene.callbacks.gradients import Gradients
 from anyscene.callbacks.throughput import StepProgress, Throughput
+from anyscene.config import TrainConfig
 from anyscene.module import SceneModule
 
 
@@ -28,9 +30,16 @@ def trainer_at(step: int) -> SimpleNamespace:
     )
 
 
+def gradients(norm: torch.Tensor | float) -> Gradients:
+    """As after a step."""
+    callback = Gradients(TrainConfig())
+    callback.norm = norm
+    return callback
+
+
 def test_loss_of_the_whole_batch_every_few_steps(module):
     """Lightning divides a micro-batch's loss by their number: their sum is the batch's mean."""
-    callback, trainer = Throughput(8, 3, SimpleNamespace(norm=7.0)), trainer_at(4)
+    callback, trainer = Throughput(8, 3, gradients(7.0)), trainer_at(4)
     callback.on_train_start(trainer, module)
     for step in range(5, 11):
         for part, loss in enumerate((step / 2, step / 4)):
@@ -43,7 +52,7 @@ def test_loss_of_the_whole_batch_every_few_steps(module):
 
 def test_the_gradient_before_clipping_and_memory(module):
     """The norm is the one that the last step was judged by."""
-    callback, trainer = Throughput(8, 1, SimpleNamespace(norm=torch.tensor(7.0))), trainer_at(0)
+    callback, trainer = Throughput(8, 1, gradients(torch.tensor(7.0))), trainer_at(0)
     callback.on_train_start(trainer, module)
     callback.on_train_batch_start()
     trainer.global_step = 1
@@ -64,7 +73,7 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 
 def test_speed_and_waiting(module, clock):
-    callback = Throughput(8, 2, SimpleNamespace(norm=7.0), images_at_peak=6.4)
+    callback = Throughput(8, 2, gradients(7.0), images_at_peak=6.4)
     trainer = trainer_at(0)
     callback.on_train_start(trainer, module)
     for _ in range(2):
@@ -80,7 +89,7 @@ def test_speed_and_waiting(module, clock):
 
 
 def test_validation_does_not_count_as_time_of_training(module, clock):
-    callback, trainer = Throughput(8, 2, SimpleNamespace(norm=7.0)), trainer_at(1)
+    callback, trainer = Throughput(8, 2, gradients(7.0)), trainer_at(1)
     callback.on_train_start(trainer, module)
     clock.now += 50
     callback.on_validation_end(trainer, module)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,6 +76,12 @@ def drawn_sample(number: int, cached: bool = False) -> Outcome:
         else {"scene.png": png(scene)}
     )
     return Outcome(Sample(key, f"{SIZE}x{SIZE}", members), Counter({"group: too small": 1}))
+
+
+def elements_of(members: Members) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The element numbers of a sample, H W, and what its `meta.json` says of the elements."""
+    data = np.frombuffer(members["elements.png"], np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), json.loads(members["meta.json"])["elements"]
 
 
 def latents(

@@ -56,3 +56,15 @@ def test_memory_does_not_grow_with_the_images_that_were_prepared() -> None:
         after_a_fifth, *later = [float(part[process]) for part in parts[1:]]
         assert after_a_fifth > 10
         assert max(later) - after_a_fifth < GROWTH_MB
+
+
+@pytest.mark.parametrize("words", [["--images", "0"], ["--stop", "-1"]])
+def test_the_benchmark_of_memory_refuses_no_images_in_one_line(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/prepare_memory.py", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    line = f"prepare_memory.py: {' '.join(words)} must be at least 1\n"
+    assert (done.returncode, done.stderr) == (2, line)

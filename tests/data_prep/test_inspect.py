@@ -2,16 +2,18 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from shard_folders import SIZE, drawn_sample, rewrite, write_manifest, write_shards
+from shard_folders import SIZE, Members, drawn_sample, rewrite, write_manifest, write_shards
 
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import DamageError, InputError
-from data_prep.inspect import Bar, by_number, by_share, inspect, left_out, mean
+from data_prep.inspect import Bar, by_number, by_share, inspect, mean, reasons
 from data_prep.inspect_statistics import gather
 
 
@@ -19,6 +21,13 @@ from data_prep.inspect_statistics import gather
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six samples: a tile in each, a dog in every other one that no caption names. Read only."""
     return write_shards(tmp_path_factory.mktemp("drawn") / "train")
+
+
+def replace_in_meta(words: dict[bytes, bytes], samples: list[tuple[str, Members]]) -> None:
+    """Replace words in the `meta.json` of samples."""
+    for _, members in samples:
+        for old, new in words.items():
+            members["meta.json"] = members["meta.json"].replace(old, new)
 
 
 def test_statistics_count_what_the_samples_say(shards: Path) -> None:
@@ -52,11 +61,7 @@ def test_statistics_count_what_the_samples_say(shards: Path) -> None:
 def test_samples_of_which_no_caption_names_a_category_are_counted(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b"tiles of", b"plates of")
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b"tiles of": b"plates of"}))
     found = gather(ShardManifest.read(folder))
     assert (found.nameable, found.unnamed) == (6, 2)
     first = found.unnamed_examples[0]
@@ -67,12 +72,7 @@ def test_samples_of_which_no_caption_names_a_category_are_counted(tmp_path: Path
 def test_masks_without_classes_are_not_named_or_unnamed(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b'"tile"', b'"object"')
-            members["meta.json"] = members["meta.json"].replace(b'"dog"', b'"object"')
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b'"tile"': b'"object"', b'"dog"': b'"object"'}))
     found = gather(ShardManifest.read(folder))
     assert (found.nameable, found.nameable_captions) == (4, 6)
     assert vars(found.categories["object"]) == {"elements": 3, "samples": 0, "unnamed": 0}
@@ -123,6 +123,7 @@ def test_the_page_is_whole_and_loads_nothing(
     assert page.open == []
     assert all(source.startswith("data:") for source in page.sources)
     text = " ".join(page.words)
+    assert "Masks kept" not in text
     for part in (
         "6, of which 100.0% were kept",
         "too small 6 100.0%",
@@ -143,11 +144,7 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
     """Twelve images of which six were kept; of two samples no caption names tile or dog."""
     folder = write_shards(tmp_path / "train")
 
-    def rename(samples: list) -> None:
-        for _, members in samples:
-            members["meta.json"] = members["meta.json"].replace(b"tiles of", b"plates of")
-
-    rewrite(folder, rename)
+    rewrite(folder, partial(replace_in_meta, {b"tiles of": b"plates of"}))
     manifest = ShardManifest.read(folder)
     manifest.rejected = {
         "image: no instances": 4,
@@ -155,6 +152,8 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
         "group: truncated": 3,
         "group: too small": 1,
         "element: a damaged mask": 5,
+        "refinement: SAM's mask agrees too little": 3,
+        "refinement: SAM's mask reaches the border": 1,
     }
     write_manifest(folder, manifest)
     text = " ".join(Page((inspect(folder) / "statistics.html").read_text()).words)
@@ -162,7 +161,8 @@ def test_the_page_says_what_was_left_out_and_which_captions_name_nothing(tmp_pat
         "12, of which 50.0% were kept",
         "no instances 4 33.3% unreadable 2 16.7%",
         "truncated 3 75.0% too small 1 25.0%",
-        "a damaged mask 5 100.0%",
+        "a damaged mask 5 100.0% Masks kept as annotated",
+        "Masks SAM's mask agrees too little 3 75.0% SAM's mask reaches the border 1 25.0%",
         "In 2 of 6 samples (33.3%) no caption names any category",
         "5 of 9 captions (55.6%) name none by themselves",  # "a scene" thrice, "plates ..." twice
         "tile 6 6 2 33% dog 3 3 3 100%",
@@ -187,6 +187,11 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "train")
     with pytest.raises(InputError, match="samples=0 must be at least 1"):
         inspect(folder, samples=0)
+    manifest = ShardManifest.read(folder)
+    write_manifest(folder, replace(manifest, samples=7))
+    with pytest.raises(DamageError, match="numbers of samples do not agree"):
+        inspect(folder)
+    write_manifest(folder, manifest)
     rewrite(folder, lambda samples: samples[1][1].update({"mask.png": b"none"}))
     with pytest.raises(DamageError, match=r"train-000000\.tar: drawn-002 cannot be shown"):
         inspect(folder, samples=6)
@@ -199,9 +204,12 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path: Path) -> None:
 def test_reasons_are_shares_of_what_they_count(shards: Path) -> None:
     manifest = ShardManifest.read(shards)
     manifest.rejected = {"image: a": 3, "image: b": 1, "group: c": 6, "group: d": 2, "other": 1}
-    assert left_out(manifest)["image"] == [Bar("a", 3, 0.3), Bar("b", 1, 0.1)]
-    assert left_out(manifest)["group"] == [Bar("c", 6, 0.75), Bar("d", 2, 0.25)]
-    assert left_out(manifest)["element"] == []
+    manifest.rejected |= {"refinement: e": 5, "element: f": 0}
+    found = reasons(manifest)
+    assert found["image"] == [Bar("a", 3, 0.3), Bar("b", 1, 0.1)]
+    assert found["group"] == [Bar("c", 6, 0.75), Bar("d", 2, 0.25)]
+    assert found["element"] == []
+    assert "refinement" not in found
 
 
 def test_many_numbers_are_counted_in_ranges() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from shard_folders import elements_of
 from small_coco import prepare_files
-from test_refine import elements_of
 
 from anyscene.data.reader import ShardReader
 from anyscene.data.stream import Slot

@@ -56,6 +56,19 @@ def test_whole_folders(originals: Path, workers: int, capsys: pytest.CaptureFixt
     assert "all samples are whole" in printed
 
 
+def test_masks_that_stayed_as_annotated_were_not_left_out(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = ShardManifest.read(shards)
+    rejected = {"image: unreadable": 2, "refinement: SAM's mask agrees too little": 30}
+    write_manifest(shards, replace(manifest, rejected=rejected))
+    assert verify(shards).damages == []
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert ["left", "out", "2  image: unreadable"] in lines
+    assert ["masks", "kept", "30  SAM's mask agrees too little"] in lines
+    assert [words[0] for words in lines].count("left") == 1
+
+
 def test_the_command_ends_with_1_on_damage(
     shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anyscene.config import LossConfig, Weighting
+from anyscene.config_method import LossConfig, Weighting
 from anyscene.diffusion.loss import (
     SNR_FLOOR,
     denoising_loss,

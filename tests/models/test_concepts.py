@@ -6,17 +6,9 @@ import pytest
 import torch
 from families import family_base
 
-from anyscene.config import (
-    BaseConfig,
-    Config,
-    DataConfig,
-    Injection,
-    LogConfig,
-    Logger,
-    LossConfig,
-    Trainable,
-    TrainConfig,
-)
+from anyscene.config import BaseConfig, Config, DataConfig, Injection, Trainable, TrainConfig
+from anyscene.config_method import LossConfig
+from anyscene.config_run import LogConfig, Logger
 from anyscene.errors import InputError
 from anyscene.export import export
 from anyscene.image_jobs import load_model

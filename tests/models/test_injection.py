@@ -11,7 +11,7 @@ from tiny import tiny_base
 
 from anyscene.compositing.canny import canny_edges
 from anyscene.compositing.hint import HINT_CHANNELS, make_hint
-from anyscene.config import FimConfig, Hint
+from anyscene.config_method import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
 from anyscene.models.base import Base, weights_sha256
 from anyscene.models.injection import (

@@ -20,7 +20,7 @@ from anyscene.benchmark.methods.base import (
     stock_call,
 )
 from anyscene.compositing.canny import canny_edges
-from anyscene.config import Hint
+from anyscene.config_method import Hint
 from anyscene.errors import InputError
 from anyscene.image_jobs import CAST, Model
 from anyscene.models.base import weights_sha256

@@ -1,0 +1,92 @@
+"""`anyscene generate` tells a mistake in one line, before torch is imported where it can."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from canvases import PROMPTS, SIZE
+from PIL import Image
+
+from anyscene.cli import main
+from anyscene.errors import InputError
+from anyscene.generate import generate
+from anyscene.scene_list import GenerateSettings, Scene
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL"], "generate needs --out DIR"),
+        (["--out", "OUT", "--prompt", "x"], "generate needs a MODEL"),
+        (["no/model/here", "--prompt", "x"], "no model folder no/model/here"),
+        (["."], "neither anyscene.json nor model_index.json"),
+        (["MODEL"], "has no prompt"),
+        (["MODEL", "--prompt", "x", "--canvas", "gone.png"], "no file gone.png"),
+        (["MODEL", "--prompt", "x", "--element", "gone.png@1,1,1"], "no file gone.png"),
+        (["MODEL", "--prompt", "x", "--canvas", "C", "--element", "C@1,1,1"], "give one of them"),
+        (["MODEL", "--prompt", "x", "--scenes", "s.jsonl"], "--scenes cannot go with --prompt"),
+        (["MODEL", "--scenes", "s.jsonl"], "no scene list s.jsonl"),
+        (["MODEL", "--prompt", "x", "--steps", "0"], "--steps 0 must be greater than 0"),
+        (["MODEL", "--prompt", "x", "--images", "-1"], "--images -1 must be greater than 0"),
+        (["MODEL", "--prompt", "x", "--blend-k", "2"], "--blend-k 2 must be between 0 and 1"),
+        (
+            ["MODEL", "--prompt", "x", "--layout", "attention=-1"],
+            "attention=-1 must be between 0 (off)",
+        ),
+        (["MODEL", "--prompt", "x", "--layout", "atention=1"], "did you mean 'attention'"),
+        (["MODEL", "--prompt", "x", "--guidance-scale", "nan"], "--guidance-scale nan must not"),
+        (["MODEL", "--prompt", "x", "--seed", "-1"], "seed=-1 of scene text must be at least 0"),
+        (["MODEL", "--prompt", "x", "--micro-batch", "0"], "--micro-batch 0 must be greater"),
+        (["--again", "gone.jsonl"], "no manifest gone.jsonl"),
+        (["MODEL", "--prompt", "x", "--canvas", "OPAQUE"], "has no alpha channel"),
+        (["MODEL", "--prompt", "x", "--canvas", "TEXT"], "cannot be read as an image"),
+        (["MODEL", "--prompt", "x", "--element", "C@1,1"], "must be FILE@X,Y,HEIGHT"),
+        (["MODEL", "--prompt", "x", "--height", "60"], "must be multiples of 8"),
+    ],
+)
+def test_mistakes_take_one_line(
+    arguments: list[str],
+    message: str,
+    tiny_export: Path,
+    canvas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    opaque = tmp_path / "opaque.png"
+    Image.new("RGB", (SIZE, SIZE)).save(opaque)
+    names = {"MODEL": tiny_export, "C": canvas, "C@1,1,1": f"{canvas}@1,1,1", "OPAQUE": opaque}
+    names |= {"C@1,1": f"{canvas}@1,1", "OUT": tmp_path / "out", "TEXT": tmp_path / "text.png"}
+    names["TEXT"].write_text("no picture")
+    line = [str(names.get(argument, argument)) for argument in arguments]
+    if message != "generate needs --out DIR" and "--again" not in line:
+        line += ["--out", str(tmp_path / "out")]
+    assert main(["generate", *line]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("anyscene: ")
+    assert message in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.rglob("manifest.jsonl"))
+
+
+def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
+    code = (
+        "import sys\nfrom anyscene.cli import main\n"
+        "print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    )
+    (tmp_path / "model_index.json").touch()
+    model = ["generate", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "out")]
+    for arguments in ([*model, "--steps", "0"], ["export", str(tmp_path), "--out", str(tmp_path)]):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+        assert done.stdout == "2 False\n"
+
+
+def test_a_model_that_does_not_load(tiny_export: Path, tmp_path: Path):
+    broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
+    (broken / "unet" / "config.json").unlink()
+    with pytest.raises(InputError, match="could not be loaded"):
+        generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")

@@ -1,0 +1,56 @@
+"""Scene lists of `anyscene generate`: what they make, and what is wrong with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from canvases import PROMPTS
+
+from anyscene.cli import main
+from anyscene.errors import InputError
+from anyscene.manifest import read_generation_manifest
+from anyscene.scene_list import read_scene_list
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".yaml"])
+def test_scene_list(tiny_export: Path, canvas: Path, tmp_path: Path, suffix: str):
+    entries = [
+        {"scene_id": "a", "prompts": [*PROMPTS[:2]], "canvas": canvas.name, "seed": 3},
+        {"prompt": PROMPTS[2], "elements": [f"{canvas.name}@0.5,0.5,0.5"]},
+        {"prompt": PROMPTS[0]},
+    ]
+    path = tmp_path / f"scenes{suffix}"
+    lines = (json.dumps(entry) + "\n" for entry in entries)
+    path.write_text("".join(lines) if suffix == ".jsonl" else json.dumps(entries))
+    out = tmp_path / "out"
+    arguments = ["generate", str(tiny_export), "--scenes", str(path), "--out", str(out)]
+    assert main([*arguments, "--seed", "5"]) == 0
+    made = {
+        (line["scene_id"], line["prompt"], line["seed"], line["method"])
+        for line in read_generation_manifest(out / "manifest.jsonl")
+    }
+    assert made == {
+        ("a", PROMPTS[0], 3, "anyscene"),
+        ("a", PROMPTS[1], 3, "anyscene"),
+        ("scene0002", PROMPTS[2], 5, "anyscene"),
+        ("scene0003", PROMPTS[0], 5, "text"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"promt": "x"}]', "entry 1 .* unknown key 'promt'; did you mean 'prompt'"),
+        ('[{"prompt": 3}]', "entry 1 .*: prompt must be a text"),
+        ('[{"prompt": "x", "seed": "y"}]', "entry 1 .*: seed must be a whole number"),
+        ('[{"scene_id": "a", "prompt": "x"}, {"scene_id": "a", "prompt": "y"}]', "'a' twice"),
+        ('["x"]', "entry 1 .* must have keys"),
+        ("prompt: x", "must be a list"),
+        ("[", "is not YAML"),
+    ],
+)
+def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "scenes.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_scene_list(path)
