@@ -79,6 +79,12 @@ BELOW_ONE = ("train.ema_decay", "loss.boundary_width")
 def check_config(config: Config) -> None:
     """Values that cannot go together, and values out of range, with the numbers that would do."""
     _check_ranges(config)
+    folder = Path(config.name)
+    if not folder.parts or folder.is_absolute() or ".." in folder.parts:
+        raise ConfigError(
+            f"name={config.name!r} must name a folder within runs_dir={config.runs_dir!r}, such as "
+            "name=first; to write elsewhere set runs_dir"
+        )
     train, data = config.train, config.data
     micro = train.accumulate * train.devices * train.nodes
     if data.batch_size % micro:

@@ -174,7 +174,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         Raises:
             InputError: sizes, counts, values or prompts that do not fit, and unknown choices.
         """
-        check_choices(output_type, blend, layout)
+        check_choices(output_type, blend, blend_k, layout)
         counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
         counts["num_images_per_prompt"] = num_images_per_prompt
         scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}

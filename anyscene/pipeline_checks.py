@@ -41,12 +41,14 @@ def check_numbers(
         )
 
 
-def check_choices(output_type: str, blend: Any, layout: Any) -> None:
-    """Raises `InputError` where these are none of what they can be."""
+def check_choices(output_type: str, blend: Any, k: float, layout: Any) -> None:
+    """Raises `InputError` where these are none of what they can be; before an image is made."""
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r} must be {', '.join(OUTPUT_TYPES)}")
     if not isinstance(blend, Blend) and blend not in Blend.__members__:
         raise InputError(f"blend={blend!r} must be {', '.join(Blend.__members__)}")
+    if not 0 <= k <= 1:
+        raise InputError(f"blend_k={k!r} must be between 0 (generated light) and 1 (own light)")
     if layout is not None and not isinstance(layout, LayoutControl):
         raise InputError(
             f"layout={layout!r} must be a LayoutControl, such as LayoutControl(attention=4)"

@@ -22,7 +22,7 @@ def foreground() -> tuple[Tensor, Tensor]:
 
 
 def stock_image(pipeline: Any, guidance: float, **options: Any) -> Tensor:
-    """3 H W of a stock pipeline."""
+    """3 H W of a stock pipeline, or of ours."""
     pipeline.set_progress_bar_config(disable=True)
     output = pipeline(
         PROMPT,
@@ -39,20 +39,8 @@ def stock_image(pipeline: Any, guidance: float, **options: Any) -> Tensor:
 
 def own_image(pipeline: Any, guidance: float, guided: bool = True) -> Tensor:
     """3 H W of our pipeline, without blending or layout control."""
-    pipeline.set_progress_bar_config(disable=True)
-    rgb, alpha = foreground() if guided else (None, None)
-    output = pipeline(
-        PROMPT,
-        rgb,
-        alpha,
-        height=SIZE,
-        width=SIZE,
-        num_inference_steps=3,
-        guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(5),
-        output_type="pt",
-    )
-    return output.images[0]
+    shown = dict(zip(("foreground", "mask"), foreground(), strict=True)) if guided else {}
+    return stock_image(pipeline, guidance, **shown)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -152,6 +152,8 @@ def test_new_words_are_not_trained_with_shared_weights(yaml_file):
 @pytest.mark.parametrize(
     ("override", "line"),
     [
+        ("name=../other", "name='../other' must name a folder within runs_dir='runs'"),
+        ("name=.", "name='.' must name a folder within runs_dir='runs'"),
         ("train.learning_rate=0", "train.learning_rate=0.0 must be greater than 0"),
         ("train.learning_rate=nan", "train.learning_rate=nan must be greater than 0"),
         ("train.threads=0", "train.threads=0 must be greater than 0"),

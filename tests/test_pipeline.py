@@ -243,6 +243,7 @@ def test_arguments_of_a_configuration():
         ({"controlnet_conditioning_scale": [1.0]}, "controlnet_conditioning_scale=[1.0] must be a"),
         ({"control_guidance_start": 0.5, "control_guidance_end": 0.2}, "the start below the end"),
         ({"blend": "mix"}, "blend='mix' must be none, alpha, detail, laplacian, poisson"),
+        ({"blend_k": 1.5}, "blend_k=1.5 must be between 0"),
         ({"layout": {"attention": 4}}, "layout={'attention': 4} must be a LayoutControl"),
         ({"latents": torch.zeros(2, 4, 8, 9)}, "latents has shape (2, 4, 8, 9); expected (2, 4, "),
         (
