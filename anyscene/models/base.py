@@ -53,7 +53,12 @@ def _scale_and_shift(vae: Vae, like: Tensor) -> tuple[Tensor | float, Tensor | f
     config: Any = vae.config
     mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
     if mean is not None and std is not None:
-        mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
+        mean, std = (
+            torch.tensor(value, dtype=like.dtype)
+            .to(like.device, non_blocking=True)
+            .reshape(1, -1, 1, 1)
+            for value in (mean, std)
+        )
         return config.scaling_factor / std, mean
     return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
