@@ -38,13 +38,20 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled_guard(tmp_path_factory.mktemp("guard"))
 
 
-def training_step(config: Any) -> tuple[list[str], str, str]:
-    """Where a step's forward pass waits; device and dtype of its loss."""
+def training_step(config: Any) -> tuple[list[str], str, str, set[torch.dtype]]:
+    """Where a step's forward pass waits; device and dtype of its loss, dtypes of the UNet's norms.
+
+    Under autocast a GPU, and not a CPU, makes float32 of norms.
+    """
     module = SceneModule(config)
     dtype = COMPUTED_IN[config.train.precision]
     module.base.store_frozen(dtype)
     if module.injection is not None:
         store_frozen(module.injection, dtype)
+    norms: set[torch.dtype] = set()
+    for part in module.base.unet.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.register_forward_hook(lambda *call: norms.add(call[2].dtype))
     data = SceneDataModule(config.data, seed=config.train.seed)
     stored = module.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     with fake_gpu() as mode:
@@ -58,7 +65,7 @@ def training_step(config: Any) -> tuple[list[str], str, str]:
         with Waits() as waits, torch.autocast("cuda", dtype, enabled=dtype is not torch.float32):
             shown = module.on_after_batch_transfer(batch, 0)
             loss = module.training_step(shown, 0)
-    return waits.places, str(loss.device), str(loss.dtype)
+    return waits.places, str(loss.device), str(loss.dtype), norms
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,10 @@ def test_a_training_step_on_a_gpu_waits_for_nothing(family, options, guard, demo
     base = family_base(tmp_path / "base", family)
     always = ("data.flip=0.5", "train.prompt_dropout=0.5", "data.mask_jitter=1.5")
     config = tiny_config(base, demo_shards, tmp_path / "runs", *always, *options)
-    assert on_a_fake_gpu(guard, training_step, config) == ([], "cuda:0", "torch.float32")
+    waits, *loss, norms = on_a_fake_gpu(guard, training_step, config)
+    assert waits == []
+    assert loss == ["cuda:0", "torch.float32"]
+    assert norms == {COMPUTED_IN[config.train.precision]}  # frozen: not under autocast
 
 
 class OneStep:
