@@ -19,8 +19,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from anyscene.compositing.blending import blend as blend_pixels
 from anyscene.config import Blend
-from anyscene.export_record import MODEL_INDEX, read_export_record
-from anyscene.fim_folder import check_hint_version, load_fim_folder
+from anyscene.export_record import MODEL_INDEX
+from anyscene.fim_folder import check_hint_version, load_fim_folder, record_of
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import Vae, decode_latents, vae_factor
 from anyscene.models.denoiser import Conditions, Denoiser
@@ -99,17 +99,18 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             InputError: the base that such an export names is missing or has other weights, or the
                 FIM was trained on another version of the hint.
         """
-        folder = Path(pretrained_model_name_or_path)
-        record = read_export_record(folder)
-        if record is not None:
-            check_hint_version(folder, record)
+        model, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
+        record = record_of(model, **options)
         if record is None:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
+            return super().from_pretrained(model, **options)
+        check_hint_version(model, record)
         known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
         known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
-        if (folder / MODEL_INDEX).is_file():
-            return super().from_pretrained(folder, **{**known, **options})
-        pipeline = cls(**load_fim_folder(folder, record), **known)
+        if not folder.is_dir() or (folder / MODEL_INDEX).is_file():
+            return super().from_pretrained(model, **{**known, **options})
+        parts = load_fim_folder(folder, record)
+        given = {name: part for name, part in options.items() if name in parts}
+        pipeline = cls(**{**parts, **given, **known})
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
