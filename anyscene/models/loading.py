@@ -16,7 +16,7 @@ from torch import nn
 
 from anyscene.errors import InputError
 from anyscene.models.base import Base
-from anyscene.models.text import SIZE_NUMBERS
+from anyscene.models.fit import check_fit
 
 TOKENIZERS = ["CLIPTokenizer", "CLIPTokenizerFast"]
 FAMILY = {
@@ -91,7 +91,7 @@ def _assemble(
         tokenizer_2=part("tokenizer_2", _load) if second else None,
         zeros_for_empty=bool(second and index.get("force_zeros_for_empty_prompt", True)),
     )
-    _check_fit(path, base)
+    check_fit(path, base)
     return base
 
 
@@ -260,47 +260,3 @@ def _not_found(path: str, key: str, error: Exception, part: str | None = None) -
         f"{key}={path!r} is no folder here, and as a hub id it could not be fetched ({reason}); "
         f"run `hf download {path} --local-dir DIR` where there is a network and set {key}=DIR"
     )
-
-
-def _check_fit(path: str, base: Base) -> None:
-    _check_tokenizer(path, "tokenizer", base.tokenizer, base.text_encoder)
-    unet: Any = base.unet.config
-    width = base.text_encoder.config.hidden_size
-    if base.text_encoder_2 is not None:
-        second = base.text_encoder_2.config
-        _check_tokenizer(path, "tokenizer_2", base.tokenizer_2, base.text_encoder_2)
-        width += second.hidden_size
-        sizes = SIZE_NUMBERS * (unet.addition_time_embed_dim or 0)
-        pooled = (second.projection_dim or 0) + sizes
-        if unet.projection_class_embeddings_input_dim != pooled:
-            raise InputError(
-                f"base.path={path!r}: its second text encoder and sizes give {pooled} channels but "
-                f"its UNet expects {unet.projection_class_embeddings_input_dim}; "
-                "the parts are of different models"
-            )
-    if unet.cross_attention_dim != width:
-        raise InputError(
-            f"base.path={path!r}: its text encoder gives {width} channels but its UNet expects "
-            f"{unet.cross_attention_dim}; the parts are of different models"
-        )
-    first_stage: Any = base.vae.config
-    channels = first_stage.latent_channels
-    if unet.in_channels != channels:
-        raise InputError(
-            f"base.path={path!r}: the first stage has {channels} latent channels but the UNet "
-            f"takes {unet.in_channels} (inpainting UNets, with 9, are not a base)"
-        )
-
-
-def _check_tokenizer(path: str, name: str, tokens: Any, encoder: Any) -> None:
-    text = encoder.config
-    if (
-        tokens.model_max_length > text.max_position_embeddings
-        or max(tokens.get_vocab().values()) >= text.vocab_size
-        or len(tokens) < text.vocab_size // 2
-    ):
-        raise InputError(
-            f"base.path={path!r}: its {name} has {len(tokens)} tokens and prompts of "
-            f"{tokens.model_max_length}, its text encoder takes {text.vocab_size} and "
-            f"{text.max_position_embeddings}; the tokenizer is missing or of another model"
-        )

@@ -3,11 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from families import family_base
 from safetensors.torch import load_file, save_file
 from sampling import moved_fim
@@ -101,6 +102,19 @@ def test_latents_are_those_of_diffusers(base):
     torch.testing.assert_close(drawn - mean, posterior.std * noise * scale)
     decoded = base.vae.decode(mean / scale + shift).sample
     torch.testing.assert_close(decode_latents(base.vae, mean), decoded)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"time_cond_proj_dim": 8}, {"num_class_embeds": 4}, {"class_embed_type": "timestep"}],
+)
+def test_a_unet_that_takes_another_condition_is_refused(setting, broken):
+    """One distilled as LCM ran without its guidance scale, as another model."""
+    unet = UNet2DConditionModel.from_pretrained(broken / "unet")
+    other: Any = UNet2DConditionModel.from_config({**unet.config, **setting})
+    other.save_pretrained(broken / "unet")
+    ((name, value),) = setting.items()
+    assert f"its UNet has {name}={value!r}, a condition" in refusal(broken)
 
 
 def test_another_first_stage(tiny_base_folder, tmp_path):
