@@ -113,7 +113,7 @@ def _parse_override(override: str) -> DictConfig:
 def _merge(schema: Any, values: DictConfig, source: str) -> Any:
     _check_keys(values, Config, "", source)
     try:
-        return OmegaConf.merge(schema, values)
+        return OmegaConf.unsafe_merge(schema, values)  # without a copy of the schema
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, source)) from None
     except TypeError as error:  # a list's element, say

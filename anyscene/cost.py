@@ -93,7 +93,7 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         memory = LiveBytes()
         frozen, trained = memory.add_all(step.frozen), memory.add_all(step.trained)
         with memory:
-            step.run()  # gradients and the optimizer's state come into being
+            step.settle()
             settled = memory.now
             memory.peak = 0
             step.run()
@@ -231,6 +231,12 @@ class Step:
     def autocast(self) -> torch.autocast:
         """The arithmetic of mixed precision. On fake tensors fp16 costs what bf16 does."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype is not torch.float32)
+
+    def settle(self) -> None:
+        """What a first step leaves for the next: gradients and the optimizer's state."""
+        for parameter in self.trained:
+            parameter.grad = torch.empty_like(parameter)
+        self.optimizer.step()
 
     def run(self) -> None:
         """One step in Lightning's order: a step's gradients live until the next backward pass."""
