@@ -166,9 +166,9 @@ def test_learning_follows_no_prompt_where_prompts_are_disconnected(
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However it was trained: the image cannot know the place."""
+    """However it was trained: the image cannot know the place. There are eight."""
     silent_prompts(monkeypatch)
     figures = validate_again(learning_shards, learnt[0], tmp_path / "again", seed)
     print(figures)
-    assert shows_the_element(figures), figures
+    assert figures["place_accuracy"] < 0.5
     assert not follows_the_prompt(figures), figures
