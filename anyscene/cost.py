@@ -7,33 +7,15 @@ which is what an allocator is asked for, without its fragments and CUDA's contex
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from diffusers import ControlNetModel
 from lightning.fabric.utilities.throughput import get_available_flops
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from anyscene.compositing.hint import HINT_CHANNELS
-from anyscene.config import Config, Injection, Optimizer, Strategy, Trainable
-from anyscene.config_method import Hint
-from anyscene.counted_memory import EightBitAdamW, LiveBytes
+from anyscene.config import Config, Strategy
+from anyscene.counted_memory import LiveBytes
+from anyscene.counted_step import Step, fake_step
 from anyscene.data.sources import read_manifest
-from anyscene.models.base import Base, store_frozen
-from anyscene.models.concepts import train_concepts
-from anyscene.models.injection import (
-    CANNY_CHANNELS,
-    build_fim,
-    control_condition,
-    hint_kind,
-)
-from anyscene.models.loading import fake_base
-from anyscene.models.lora import add_lora
-from anyscene.models.text import micro_condition
-from anyscene.models.trained import trained_parameters
 from anyscene.precision import COMPUTED_IN
 from anyscene.sharded_cost import frozen_bytes, gathered_bytes, saved_bytes
 
@@ -80,16 +62,14 @@ class StepCost:
 def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
     """The cost of a step of the run that `config` describes, at images of `size` pixels.
 
-    By default the base's own size. Reads the base's configurations, not its weights.
-    Raises as `load_base` and `build_fim`.
+    By default the base's own size. Reads the base's configurations, not its weights; and whether
+    `data.train` has cached latents, if it is a folder that is here.
+    Raises as `load_base`, `build_schedule` and `build_fim`.
     """
-    named, train = config.base, config.train
+    train = config.train
     samples = config.data.batch_size // (train.devices * train.nodes * train.accumulate)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        base = fake_base(named.path, named.revision, named.first_stage)
-        fim = build_fim(config.fim, base, 0, False) if train.injection is Injection.fim else None
-        side = base.native_size()
-        step = Step(base, fim, config, size or (side, side), max(1, samples))
+        step = fake_step(config, size, max(1, samples))
         memory = LiveBytes()
         frozen, trained = memory.add_all(step.frozen), memory.add_all(step.trained)
         with memory:
@@ -115,7 +95,7 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
     return cost
 
 
-def sharded_cost(cost: StepCost, step: "Step", ranks: int) -> StepCost:
+def sharded_cost(cost: StepCost, step: Step, ranks: int) -> StepCost:
     """The cost for each of `ranks` that share the weights of UNet and FIM, and all that is trained.
 
     Operations stay; the peak has what a rank gathers at one time.
@@ -164,11 +144,8 @@ def mean_flop(config: Config, buckets: Mapping[str, int]) -> float:
 
 def count_flop(config: Config, size: tuple[int, int]) -> float:
     """Operations of UNet and FIM for an image of `size` pixels, forward and backward."""
-    named, train = config.base, config.train
     with FakeTensorMode(allow_non_fake_inputs=True):
-        base = fake_base(named.path, named.revision, named.first_stage)
-        fim = build_fim(config.fim, base, 0, False) if train.injection is Injection.fim else None
-        return Step(base, fim, config, size, 1).flop()
+        return fake_step(config, size, 1).flop()
 
 
 def plan_lines(config: Config, cost: StepCost) -> list[str]:
@@ -186,104 +163,3 @@ def plan_lines(config: Config, cost: StepCost) -> list[str]:
         f"{hours:.1f} hours at 30 % of {name}'s {rate / 1e12:.0f} TFLOP/s (bf16), "
         "without the first stage, text and validation"
     ]
-
-
-class Step:
-    """The networks of a training step, in the step's order, on a batch without values."""
-
-    def __init__(
-        self,
-        base: Base,
-        fim: ControlNetModel | None,
-        config: Config,
-        size: tuple[int, int],
-        samples: int,
-    ) -> None:
-        self.base, self.fim, self.size, self.samples = base, fim, size, samples
-        train = config.train
-        self.dtype = COMPUTED_IN[train.precision]
-        self.networks = [network for network in (base.unet, fim) if network is not None]
-        on_fim = train.trainable is Trainable.fim and fim is not None
-        trained: Any = fim if on_fim else base.unet
-        for network in self.networks:
-            network.train().requires_grad_(network is trained)
-            if train.gradient_checkpointing:
-                network.enable_gradient_checkpointing()
-        if train.lora_rank:
-            add_lora(trained, train.lora_rank, 0)
-        if train.trainable is Trainable.cross_attention_kv:
-            trained = train_concepts(base, train.modifier_tokens)
-        self.trained = trained_parameters(trained)
-        base.store_frozen(self.dtype)
-        if fim is not None:
-            store_frozen(fim, self.dtype)
-        eight_bit = train.optimizer is Optimizer.adamw8bit
-        adamw = torch.optim.AdamW(self.trained, fused=True)
-        self.optimizer = EightBitAdamW(self.trained) if eight_bit else adamw
-
-    @property
-    def frozen(self) -> list[Tensor]:
-        """Everything without gradients."""
-        parts = [part for part in (self.base, self.fim) if part is not None]
-        values = [v for part in parts for v in (*part.parameters(), *part.buffers())]
-        return [value for value in values if not value.requires_grad]
-
-    def autocast(self) -> torch.autocast:
-        """The arithmetic of mixed precision. On fake tensors fp16 costs what bf16 does."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype is not torch.float32)
-
-    def settle(self) -> None:
-        """What a first step leaves for the next: gradients and the optimizer's state."""
-        for parameter in self.trained:
-            parameter.grad = torch.empty_like(parameter)
-        self.optimizer.step()
-
-    def run(self) -> None:
-        """One step in Lightning's order: a step's gradients live until the next backward pass."""
-        with self.autocast():
-            with torch.no_grad():
-                latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
-                text = self.text()
-            loss = self.predict(latents, text).float().square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-    def text(self) -> dict[str, Any]:
-        """The text side of the networks' arguments."""
-        pair = torch.empty(self.samples, 2, dtype=torch.int64)
-        sizes = micro_condition(pair, pair, self.size)
-        return self.base.text(["a prompt"] * self.samples).network_arguments(sizes)
-
-    def predict(self, noisy: Tensor, text: dict[str, Any]) -> Tensor:
-        """The prediction of UNet and FIM for latents B c h w."""
-        steps = torch.zeros(self.samples, dtype=torch.int64)
-        residuals: dict[str, Any] = {}
-        if self.fim is not None:
-            condition = self.condition(self.fim)
-            down, mid = self.fim(noisy, steps, controlnet_cond=condition, return_dict=False, **text)
-            residuals["down_block_additional_residuals"] = down
-            residuals["mid_block_additional_residual"] = mid
-        return self.base.unet(noisy, steps, **text, **residuals).sample
-
-    @torch.no_grad()
-    def condition(self, fim: ControlNetModel) -> Tensor:
-        """What the FIM is shown. Edges are found on the CPU: they cost the device nothing."""
-        hint = torch.empty(self.samples, HINT_CHANNELS, *self.size)
-        if hint_kind(fim) is Hint.canny:
-            return hint[:, :CANNY_CHANNELS]
-        return control_condition(fim, self.base.vae, hint)
-
-    def flop(self) -> int:
-        """Operations of UNet and FIM, forward and backward, without recomputation.
-
-        Attention is counted as the matrix products that it is, whatever kernel runs it.
-        """
-        for network in self.networks:
-            network.disable_gradient_checkpointing()
-        with self.autocast():
-            latents = self.base.encode(torch.empty(self.samples, 3, *self.size))
-            text = self.text()
-            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-                self.predict(latents, text).sum().backward()
-        return counter.get_total_flops()

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import ControlNetModel
 
 from anyscene.compositing.hint import HINT_VERSION
 from anyscene.errors import InputError
-from anyscene.models.loading import load_base
+from anyscene.models.loading import load_base, load_weights
 
 
 def check_hint_version(folder: Path, record: dict[str, Any]) -> None:
@@ -23,7 +22,8 @@ def check_hint_version(folder: Path, record: dict[str, Any]) -> None:
 def load_fim_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The parts of a pipeline, in float32, of an export that holds the FIM only.
 
-    Raises `InputError` where the base that its record names is missing or has other weights.
+    Raises `InputError` where the base that its record names is missing or has other weights, or
+    where the FIM is incomplete.
     """
     stated = record["base"]
     path, first_stage = (
@@ -36,5 +36,5 @@ def load_fim_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
             f"{folder} was trained on a base with sha256 {stated['sha256'][:16]}..., "
             f"but {path} has {base.sha256()[:16]}...: give the base it names"
         )
-    fim = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
+    fim = load_weights(ControlNetModel, str(folder), "model", subfolder="controlnet")
     return base.components() | {"controlnet": fim}

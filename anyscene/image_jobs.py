@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from anyscene import __version__
 from anyscene.config import Blend
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
+from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
 from anyscene.layout_settings import layout_of
 from anyscene.models.base import unet_factor, weights_sha256
+from anyscene.models.loading import load_networks
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_scenes
 from anyscene.visual import to_pil
@@ -101,7 +104,9 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     try:
-        pipeline = AnyScenePipeline.from_pretrained(model, dtype=torch.float32)
+        is_fim = (Path(model) / EXPORT_NAME).is_file() and not (Path(model) / MODEL_INDEX).is_file()
+        parts = {} if is_fim else load_networks(model, "model")
+        pipeline = AnyScenePipeline.from_pretrained(model, dtype=torch.float32, **parts)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

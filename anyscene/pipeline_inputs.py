@@ -141,14 +141,20 @@ def initial_latents(
 ) -> Tensor:
     """The noise B c h w to start from: `latents`, or drawn by one generator or one an image.
 
-    `place` has the `device` and `dtype`.
+    `place` has the `device` and `dtype`. Raises `InputError` where these are not what they must be.
     """
     if latents is not None:
         if latents.shape != shape:
             raise InputError(f"latents has shape {tuple(latents.shape)}; expected {shape}")
         return latents.to(**place)
-    if isinstance(generator, list) and len(generator) != shape[0]:
-        raise InputError(f"{len(generator)} generators for {shape[0]} images; give one an image")
+    given = generator if isinstance(generator, list) else [generator]
+    if not all(isinstance(one, torch.Generator | None) for one in given):
+        raise InputError(
+            f"generator={generator!r} must be a torch.Generator, or a list of one an image: "
+            "torch.Generator().manual_seed(SEED) makes one"
+        )
+    if isinstance(generator, list) and len(given) != shape[0]:
+        raise InputError(f"{len(given)} generators for {shape[0]} images; give one an image")
     return randn_tensor(shape, generator=generator, **place)
 
 

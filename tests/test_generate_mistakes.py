@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from canvases import PROMPTS, SIZE
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from anyscene.cli import main
 from anyscene.errors import InputError
+from anyscene.export import export
 from anyscene.generate import generate
 from anyscene.scene_list import GenerateSettings, Scene
 
@@ -88,5 +90,22 @@ def test_mistakes_are_told_before_torch_is_imported(tmp_path: Path):
 def test_a_model_that_does_not_load(tiny_export: Path, tmp_path: Path):
     broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
     (broken / "unet" / "config.json").unlink()
-    with pytest.raises(InputError, match="could not be loaded"):
+    with pytest.raises(InputError, match=r"^model='.*broken' is not .*, its unet cannot be loaded"):
         generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "part", ["unet", "vae", "controlnet", "text_encoder", "controlnet of a FIM alone"]
+)
+def test_a_model_that_lost_a_weight(part: str, tiny_run: Path, tmp_path: Path):
+    """diffusers fills it with random numbers, or leaves it on the meta device."""
+    name, alone = part.removesuffix(" of a FIM alone"), part.endswith("alone")
+    model = export(tiny_run, tmp_path / "model", with_base=not alone)
+    (file,) = (model / name).glob("*.safetensors")
+    weights = load_file(file)
+    lost = sorted(weights)[0]
+    save_file({key: weights[key] for key in weights if key != lost}, file, {"format": "pt"})
+    line = rf"^model='.*model': its {name} lacks 1 weights of \w+, such as \S+; [^\n]*$"
+    with pytest.raises(InputError, match=line) as error:
+        generate(str(model), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
+    assert lost.split(".")[-2] in str(error.value)

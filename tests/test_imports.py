@@ -120,6 +120,7 @@ LEVELS = {
     "anyscene.sharded_cost": 4,
     "anyscene.snapshot": 0,
     "anyscene.counted_memory": 0,
+    "anyscene.counted_step": 4,
     "anyscene.strategies": 3,
     "anyscene.data.fetching": 0,
     "anyscene.data.png": 0,

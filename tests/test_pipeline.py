@@ -223,6 +223,7 @@ def test_arguments_of_a_configuration():
             {"foreground": None, "mask": None, "height": 60, "width": 30},
             "size 60x30 must be multiples of 8 (VAE factor 4 x UNet factor 2); use 64x32",
         ),
+        ({"generator": 7}, "generator=7 must be a torch.Generator, or a list of one an image"),
         ({"generator": generators(3)}, "3 generators for 2 images; give one an image"),
         ({"negative_prompt": ["", "", ""]}, "3 negative prompts for 2 prompts"),
         ({"prompt": None}, "give prompt or prompt_embeds"),

@@ -18,13 +18,15 @@ Vae = AutoencoderKL | AutoencoderTiny
 def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the posterior, B c h w each, of images B 3 H W in [-1, 1].
 
-    As the first stage gives them: not scaled. The deviation of an `AutoencoderTiny` is 0.
+    As the first stage gives them: not scaled. The deviation of an `AutoencoderTiny` is 0. They are
+    contiguous, though the attention of an `AutoencoderKL` leaves them channels last: so they can be
+    stored, and a step on stored ones is the same bit for bit.
     """
     with _without_overflow(vae):
         encoded: Any = vae.encode(images.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return encoded.latents, torch.zeros_like(encoded.latents)
-    return encoded.latent_dist.mean, encoded.latent_dist.std
+    return encoded.latent_dist.mean.contiguous(), encoded.latent_dist.std.contiguous()
 
 
 def scale_latents(vae: Vae, latents: Tensor) -> Tensor:

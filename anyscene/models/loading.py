@@ -9,9 +9,10 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderTiny, DiffusionPipeline
+from diffusers import AutoencoderTiny, ControlNetModel, DiffusionPipeline
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 
 from anyscene.errors import InputError
 from anyscene.models.base import Base
@@ -31,6 +32,9 @@ FAMILY_XL = FAMILY | {
     "tokenizer_2": TOKENIZERS,
 }
 """The same of SDXL."""
+
+NETWORKS = ("unet", "controlnet", "vae", "text_encoder", "text_encoder_2")
+"""The parts of a pipeline that have weights."""
 
 UNLOADABLE = (
     OSError,
@@ -55,7 +59,7 @@ def load_base(path: str, revision: str | None = None, first_stage: str | None = 
     Raises:
         InputError: not found, unreachable, incomplete, of another family, or parts that don't fit.
     """
-    return _assemble(path, revision, first_stage, _load_weights)
+    return _assemble(path, revision, first_stage, load_weights)
 
 
 def fake_base(path: str, revision: str | None = None, first_stage: str | None = None) -> Base:
@@ -73,14 +77,7 @@ def _assemble(
     options = {} if revision is None else {"revision": revision}
 
     def part(name: str, load: Callable[..., Any] = load_network) -> Any:
-        named = index.get(name)
-        library: Any = diffusers if named and named[0] == "diffusers" else transformers
-        kind = getattr(library, _class_of(index, name) or "", None)
-        if kind is None:
-            raise InputError(
-                f"base.path={path!r} names {_class_of(index, name)} as its {name} in "
-                f"model_index.json, which {library.__name__} {library.__version__} does not have"
-            )
+        kind = _kind_of(index, name, path, "base.path")
         return load(kind, path, "base.path", subfolder=name, **options)
 
     second = "text_encoder_2" in index
@@ -148,6 +145,19 @@ def _class_of(index: dict[str, Any], part: str) -> str | None:
     return named[1] if isinstance(named, list) and len(named) == 2 else None
 
 
+def _kind_of(index: dict[str, Any], name: str, path: str, key: str) -> Any:
+    """The class of a part that the index names."""
+    named = index.get(name)
+    library: Any = diffusers if named and named[0] == "diffusers" else transformers
+    kind = getattr(library, _class_of(index, name) or "", None)
+    if kind is None:
+        raise InputError(
+            f"{key}={path!r} names {_class_of(index, name)} as its {name} in model_index.json, "
+            f"which {library.__name__} {library.__version__} does not have"
+        )
+    return kind
+
+
 def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(path, **options)
@@ -155,8 +165,32 @@ def _load(kind: Any, path: str, key: str, **options: Any) -> Any:
         raise _not_found(path, key, error, options.get("subfolder")) from None
 
 
-def _load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
-    """A model in float32, from safetensors alone, with every weight that it needs."""
+def load_networks(path: str, key: str) -> dict[str, nn.Module]:
+    """The networks that the `model_index.json` of a folder or hub id names, in float32.
+
+    diffusers' pipelines fill weights that a file lacks with random numbers; here it is an error.
+    `key` is what the user calls `path`; classes that we do not know are left to diffusers.
+
+    Raises:
+        InputError: not found, unreachable, incomplete or damaged.
+    """
+    try:
+        index: Any = DiffusionPipeline.load_config(path)
+    except (OSError, ValueError) as error:
+        raise _not_found(path, key, error) from None
+    known = {**FAMILY_XL, "controlnet": [ControlNetModel.__name__]}
+    return {
+        name: load_weights(_kind_of(index, name, path, key), path, key, subfolder=name)
+        for name in NETWORKS
+        if _class_of(index, name) in known[name]
+    }
+
+
+def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
+    """A model in float32, from safetensors alone, with every weight that it needs.
+
+    Raises `InputError`, which calls `path` by the name `key`, as `load_networks`.
+    """
     if issubclass(kind, transformers.PreTrainedModel):  # whose own error names no weight
         options["ignore_mismatched_sizes"] = True
     with without_reports():
