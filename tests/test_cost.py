@@ -121,6 +121,8 @@ def test_flops_of_training_the_unet(
     assert unet.flop_per_image < cost_of_fim.flop_per_image
     assert unet.frozen < cost_of_fim.frozen
     assert (unet.average, cost_of_fim.average) == (0, cost_of_fim.trained)
+    for cost_of in (unet, cost_of_fim):  # two moments, and a step's number a tensor
+        assert cost_of.optimizer == pytest.approx(2 * cost_of.trained, rel=0.01)
 
 
 @pytest.mark.parametrize("of", [(), ("train.trainable=unet", "train.injection=none")])
