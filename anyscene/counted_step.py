@@ -131,7 +131,7 @@ class Step:
             down, mid = self.fim(noisy, steps, controlnet_cond=condition, return_dict=False, **text)
             residuals["down_block_additional_residuals"] = down
             residuals["mid_block_additional_residual"] = mid
-        return self.base.unet(noisy, steps, **text, **residuals).sample
+        return self.base.predict(noisy, steps, **text, **residuals)
 
     @torch.no_grad()
     def condition(self, fim: ControlNetModel) -> Tensor:

@@ -142,7 +142,7 @@ class SceneModule(LightningModule):
         noisy = self.schedule.add_noise(latents, noise, steps)  # B c h w
         conditions = text.network_arguments(self.sizes(batch))
         residuals = self.inject(noisy, steps, conditions, batch["hint"])
-        prediction = self.base.unet(noisy, steps, **conditions, **residuals).sample  # B c h w
+        prediction = self.base.predict(noisy, steps, **conditions, **residuals)  # B c h w
         target = self.schedule.target(latents, noise, steps)
         return denoising_loss(
             prediction, target, batch["mask"], steps, self.schedule, self.config.loss

@@ -1,6 +1,5 @@
 """AnyScenePipeline: prompts and a composited foreground in, scenes out. The only sampling path."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from anyscene.compositing.blending import blend as blend_pixels
 from anyscene.config import Blend
-from anyscene.export_record import MODEL_INDEX, read_export_record
-from anyscene.fim_folder import check_hint_version, load_fim_folder
+from anyscene.export_record import MODEL_INDEX
+from anyscene.fim_folder import check_hint_version, load_fim_folder, record_of
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import Vae, decode_latents, vae_factor
 from anyscene.models.denoiser import Conditions, Denoiser
@@ -35,6 +34,7 @@ from anyscene.pipeline_inputs import (
     initial_latents,
     layout_plan,
     sampling_place,
+    step_options,
     text_conditions,
     uncropped,
 )
@@ -99,17 +99,18 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             InputError: the base that such an export names is missing or has other weights, or the
                 FIM was trained on another version of the hint.
         """
-        folder = Path(pretrained_model_name_or_path)
-        record = read_export_record(folder)
-        if record is not None:
-            check_hint_version(folder, record)
+        model, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
+        record = record_of(model, **options)
         if record is None:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
+            return super().from_pretrained(model, **options)
+        check_hint_version(model, record)
         known = {"empty_hint": record["config"]["train"].get("foreground_dropout", 0) > 0}
         known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
-        if (folder / MODEL_INDEX).is_file():
-            return super().from_pretrained(folder, **{**known, **options})
-        pipeline = cls(**load_fim_folder(folder, record), **known)
+        if not folder.is_dir() or (folder / MODEL_INDEX).is_file():
+            return super().from_pretrained(model, **{**known, **options})
+        parts = load_fim_folder(folder, record)
+        given = {name: part for name, part in options.items() if name in parts}
+        pipeline = cls(**{**parts, **given, **known})
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
@@ -130,6 +131,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         control_guidance_start: float = 0.0,
         control_guidance_end: float = 1.0,
         num_images_per_prompt: int = 1,
+        eta: float = 0.0,
         prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
@@ -161,6 +163,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             control_guidance_start, control_guidance_end: shares of the steps between which the FIM
                 acts.
             num_images_per_prompt: images for each prompt.
+            eta: of the schedulers that take one, such as DDIM and TCD.
             prompt_embeds: B n d, in place of `prompt`; `pooled_prompt_embeds`, B p, too for SDXL.
             negative_prompt_embeds: the same in place of `negative_prompt`.
             layout: layout control, see `layout_settings`; None: off. Not without a foreground.
@@ -169,7 +172,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             latents: initial noise B c h w, in place of `generator`.
             output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
                 latents, unblended.
-            callback_on_step_end: diffusers' callback with `latents`; may return other ones.
+            callback_on_step_end: diffusers' callback with `latents`; may return other ones, and end
+                sampling by `pipeline._interrupt = True`.
 
         Raises:
             InputError: sizes, counts, values or prompts that do not fit, and unknown choices.
@@ -179,7 +183,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         counts["num_images_per_prompt"] = num_images_per_prompt
         scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
         scales["foreground_guidance_scale"] = foreground_guidance_scale
-        scales["controlnet_conditioning_scale"] = controlnet_conditioning_scale
+        scales |= {"controlnet_conditioning_scale": controlnet_conditioning_scale, "eta": eta}
         span = (control_guidance_start, control_guidance_end)
         check_numbers(counts, scales, span)
         full, empty = text_conditions(
@@ -211,9 +215,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         )
         shape = (images, self.unet.config.in_channels, *latent_size)
         noise = initial_latents(shape, generator, latents, place)
-        final = self._sample(
-            conditions, noise, num_inference_steps, generator, callback_on_step_end
-        )
+        options = step_options(self.scheduler, generator, eta)
+        final = self._sample(conditions, noise, num_inference_steps, options, callback_on_step_end)
         return self._finished(final, own, output_type, blend, blend_k)
 
     def _sample(
@@ -221,7 +224,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         conditions: Conditions,
         latents: Tensor,
         steps: int,
-        generator: Any,
+        options: dict[str, Any],  # of the scheduler's step
         callback: Callable[..., dict | None] | None,
     ) -> Tensor:
         """Scaled latents B c h w of the finished scenes."""
@@ -229,8 +232,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         self.scheduler.set_timesteps(steps, device=self._execution_device)
         total = len(self.scheduler.timesteps)
         noise, latents = latents, latents * self.scheduler.init_noise_sigma
-        accepted = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generator} if "generator" in accepted else {}
+        self._interrupt = False
         layout = conditions.layout
         progress_bar: Any = self.progress_bar  # its type says that it is a decorator
         with (
@@ -238,6 +240,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             nullcontext() if layout is None else layout.installed(self.unet),
         ):
             for index, timestep in enumerate(self.scheduler.timesteps):
+                if self._interrupt:
+                    break
                 if layout is not None and layout.acts("known_latent", index, total):
                     noised = self.scheduler.add_noise(layout.known, noise, timestep.reshape(1))
                     latents = layout.with_known(latents, noised)

@@ -1,5 +1,6 @@
 """What a caller of the pipeline gives, checked and in the form that sampling takes."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,14 @@ def initial_latents(
     if isinstance(generator, list) and len(given) != shape[0]:
         raise InputError(f"{len(given)} generators for {shape[0]} images; give one an image")
     return randn_tensor(shape, generator=generator, **place)
+
+
+def step_options(scheduler: Any, generator: Any, eta: float) -> dict[str, Any]:
+    """What a scheduler's step takes beside its inputs. As diffusers' own pipelines do it, with an
+    eta of 0 for those that take one: TCD's own default is another."""
+    accepted = inspect.signature(scheduler.step).parameters
+    given = {"generator": generator, "eta": eta}
+    return {name: value for name, value in given.items() if name in accepted}
 
 
 def uncropped(count: int, size: tuple[int, int], place: dict[str, Any]) -> Tensor:

@@ -62,13 +62,13 @@ def measure_loop(setting: Setting, options: list[str]) -> dict[str, Any]:
         with torch.autocast(place.type, torch.bfloat16, enabled=half):
             text = base.text(batch["prompt"]).network_arguments(sizes)
             down, mid = fim(noisy, steps, controlnet_cond=batch["hint"], return_dict=False, **text)
-            predicted = base.unet(
-                noisy,
-                steps,
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=mid,
-                **text,
-            ).sample
+        predicted = base.predict(  # frozen, in its own dtype, as in train_controlnet
+            noisy,
+            steps,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            **text,
+        )
         F.mse_loss(predicted.float(), noise).backward()
         torch.nn.utils.clip_grad_norm_(fim.parameters(), 1.0)
         optimizer.step()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from sampling import PROMPTS, moved_fim, one_step, quiet
 
 from anyscene.compositing.hint import make_hint
+from anyscene.errors import InputError
 from anyscene.export import export
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.loading import load_base
@@ -95,3 +97,22 @@ def test_an_export_says_whether_the_fim_knows_the_empty_hint(tiny_run, tiny_expo
     for told in (True, False):
         pipeline = AnyScenePipeline.from_pretrained(alone, empty_hint=told)
         assert pipeline.config["empty_hint"] == told
+    other = DDPMScheduler.from_config(pipeline.scheduler.config)
+    assert AnyScenePipeline.from_pretrained(alone, scheduler=other).scheduler is other
+
+
+def test_an_export_on_the_hub_says_so_too(tiny_export, tmp_path):
+    """From the hub's cache, as it is once it was fetched."""
+    stored = tmp_path / "models--me--scenes"
+    folder = Path(shutil.copytree(tiny_export, stored / "snapshots" / ("0" * 40)))
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0" * 40)
+    record = json.loads((folder / "anyscene.json").read_text())
+    record["config"]["train"]["foreground_dropout"] = 0.2
+    (folder / "anyscene.json").write_text(json.dumps(record))
+    cached = {"cache_dir": tmp_path, "local_files_only": True}
+    assert AnyScenePipeline.from_pretrained("me/scenes", **cached).config["empty_hint"]
+    record["hint_version"] = 0
+    (folder / "anyscene.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="me/scenes was trained on hints of version 0"):
+        AnyScenePipeline.from_pretrained("me/scenes", **cached)

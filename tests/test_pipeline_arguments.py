@@ -32,6 +32,7 @@ SCHEDULERS = (
     "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler",
     "PNDMScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
 )
 
@@ -60,6 +61,35 @@ def ours(pipeline: AnyScenePipeline, **options: Any) -> Tensor:
     rgb, mask = foregrounds()
     arguments: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt"} | options
     return torch.as_tensor(pipeline(PROMPTS, rgb, mask, generator=generators(), **arguments).images)
+
+
+def test_a_callback_ends_sampling_as_in_diffusers(pipeline: AnyScenePipeline):
+    """By `_interrupt`; the next call is whole again."""
+    seen: list[int] = []
+
+    def stop(pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append(step)
+        pipe._interrupt = step == 1
+        return values
+
+    whole = ours(pipeline)
+    images = ours(pipeline, callback_on_step_end=stop)
+    assert seen == [0, 1]
+    options: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt"}
+    hint = make_hint(*foregrounds())
+    options |= {"generator": generators(), "callback_on_step_end": stop}
+    expected = stock(pipeline)(PROMPTS, hint, **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    assert torch.equal(ours(pipeline), whole)
+
+
+def test_eta_of_ddim_is_that_of_diffusers(pipeline: AnyScenePipeline):
+    options: dict[str, Any] = {"eta": 0.7, "num_inference_steps": 4, "output_type": "pt"}
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    images = ours(pipeline, **options)
+    hint = make_hint(*foregrounds())
+    expected = stock(pipeline)(PROMPTS, hint, generator=generators(), **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

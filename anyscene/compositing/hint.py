@@ -85,9 +85,11 @@ def jitter_foreground(
     if exposure_stops == 0 and tint == 0:
         return rgb
     exposure, warm, green = (2 * uniforms.to(rgb) - 1).split(1, dim=1)  # B 1 each
-    tint_stops = tint * (warm * rgb.new_tensor(WARM_COOL) + green * rgb.new_tensor(GREEN_MAGENTA))
+    directions = zip(WARM_COOL, GREEN_MAGENTA, strict=True)
+    tint_stops = tint * torch.cat([warm * w + green * g for w, g in directions], dim=1)
     tint_gain = torch.exp2(tint_stops)  # B 3
-    luminance = (tint_gain * rgb.new_tensor(LUMINANCE)).sum(dim=1, keepdim=True)
+    shares = zip(tint_gain.split(1, dim=1), LUMINANCE, strict=True)
+    luminance = sum((gain * share for gain, share in shares), start=torch.zeros_like(exposure))
     gain = torch.exp2(exposure_stops * exposure) * tint_gain / luminance
     lit = linear_to_srgb(srgb_to_linear(rgb) * gain[:, :, None, None]).clamp(0, 1)
     return torch.where(alpha > 0, lit, rgb)

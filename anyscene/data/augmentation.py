@@ -67,7 +67,8 @@ class Mirror:
         self._count(kept)
         counter = batch["counter"]
         chosen = uniform(seed, counter, Stream.flip) < self.share
-        return mirrored(batch, chosen & ~torch.tensor(kept, device=counter.device))
+        sided = torch.tensor(kept).to(counter.device, non_blocking=True)
+        return mirrored(batch, chosen & ~sided)
 
     def _count(self, kept: list[bool]) -> None:
         self.prompts += len(kept)

@@ -44,8 +44,8 @@ def _mix(value: Tensor) -> Tensor:
 
 def _bits(seed: int, counter: Tensor, stream: int, count: int) -> Tensor:
     """B count of int64 random bits for the slots in `counter` (B int64)."""
-    start = torch.tensor([seed, stream], dtype=torch.int64)  # on the CPU: a copy would wait
-    shared = int(_mix(_mix(start[0] + _GOLDEN) + start[1] * _GOLDEN))
+    start = torch.tensor([seed, stream], dtype=torch.int64)
+    shared = _mix(_mix(start[0] + _GOLDEN) + start[1] * _GOLDEN)  # on the CPU: no copy to wait for
     key = _mix(shared + counter * _GOLDEN)
     position = torch.arange(1, count + 1, dtype=torch.int64, device=counter.device)
     return _mix(key[:, None] + position[None] * _GOLDEN)

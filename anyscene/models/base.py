@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from anyscene.models.text import TextCondition, TextEncoders
@@ -55,7 +56,12 @@ def _scale_and_shift(vae: Vae, like: Tensor) -> tuple[Tensor | float, Tensor | f
     config: Any = vae.config
     mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
     if mean is not None and std is not None:
-        mean, std = (like.new_tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
+        mean, std = (
+            torch.tensor(value, dtype=like.dtype)
+            .to(like.device, non_blocking=True)
+            .reshape(1, -1, 1, 1)
+            for value in (mean, std)
+        )
         return config.scaling_factor / std, mean
     return config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
 
@@ -176,6 +182,23 @@ class Base(nn.Module):
             self.text_encoder_2,
             self.zeros_for_empty,
         ).encode(prompts)
+
+    def predict(self, noisy: Tensor, steps: Tensor, **arguments: Any) -> Tensor:
+        """The UNet's prediction for latents B c h w at `steps` B, with its further arguments.
+
+        A frozen UNet computes in the dtype in which it is stored, as diffusers' training scripts
+        have it: under autocast a GPU computes, and keeps for the backward pass, each norm and
+        activation in float32.
+        """
+        if any(parameter.requires_grad for parameter in self.unet.parameters()):
+            return self.unet(noisy, steps, **arguments).sample
+
+        def stored(value: Tensor) -> Tensor:
+            return value.to(self.unet.dtype) if value.is_floating_point() else value
+
+        with torch.autocast(noisy.device.type, enabled=False):
+            noisy, arguments = tree_map_only(Tensor, stored, (noisy, arguments))
+            return self.unet(noisy, steps, **arguments).sample
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """See `encode_images`."""

@@ -83,7 +83,7 @@ def plan_layout(
     if control is None or not control.active():
         return None
     masks = foreground_masks(alpha, latent_size, levels)
-    strengths = {name: alpha.new_tensor(control.strength(name)) for name in control.active()}
+    strengths = {name: alpha.new_full((), control.strength(name)) for name in control.active()}
     return LayoutPlan(
         control=control,
         near={(mask.shape[2], mask.shape[3]): mask for mask in masks},

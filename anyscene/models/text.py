@@ -77,7 +77,8 @@ class TextEncoders:
         hidden = torch.cat([first, second.hidden_states[-2]], dim=-1)
         pooled = second.text_embeds
         if self.zeros_for_empty:
-            spoken = torch.tensor([prompt != "" for prompt in prompts], device=hidden.device)
+            spoken = torch.tensor([prompt != "" for prompt in prompts])
+            spoken = spoken.to(hidden.device, non_blocking=True)
             hidden = hidden * spoken[:, None, None]
             pooled = pooled * spoken[:, None]
         return TextCondition(hidden, pooled)
@@ -89,7 +90,7 @@ class TextEncoders:
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids.to(self.text_encoder.device)
+        ).input_ids.to(self.text_encoder.device, non_blocking=True)
 
 
 def micro_condition(original_size: Tensor, crop_top_left: Tensor, size: tuple[int, int]) -> Tensor:
@@ -98,5 +99,5 @@ def micro_condition(original_size: Tensor, crop_top_left: Tensor, size: tuple[in
     `original_size` and `crop_top_left` are B 2 (height and width, y and x), `size` the image's own
     height and width, all in pixels.
     """
-    target = original_size.new_tensor(size).expand(len(original_size), 2)
-    return torch.cat([original_size, crop_top_left, target], dim=1)
+    target = [torch.full_like(original_size[:, :1], side) for side in size]
+    return torch.cat([original_size, crop_top_left, *target], dim=1)

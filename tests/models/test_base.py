@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from families import family_base
 from safetensors.torch import load_file, save_file
+from sampling import moved_fim
 from tiny import CAPTIONS, tiny_base
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -293,3 +294,33 @@ def test_hub_id_out_of_reach(monkeypatch, tiny_base_folder):
     assert "`hf download organisation/a-base --local-dir DIR`" in line
     line = refusal(tiny_base_folder, None, "organisation/first-stage")
     assert "set base.first_stage=DIR" in line
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_frozen_unet_predicts_in_its_own_dtype_whatever_autocast_says(family, tmp_path):
+    """Also with residuals, through which gradients go on; one that is trained is left to it."""
+    whole = load_base(str(family_base(tmp_path / "base", family)))
+    arguments = whole.text(["a red mug"]).network_arguments(
+        torch.tensor([[64, 64, 0, 0, 64, 64]]) if whole.is_xl else None
+    )
+    noisy, steps = torch.randn(1, 4, 8, 8), torch.tensor([500])
+    fim, hint = moved_fim(whole), torch.rand(1, 5, 64, 64)
+    down, middle = fim(noisy, steps, controlnet_cond=hint, return_dict=False, **arguments)
+    middle = middle.requires_grad_(True)
+    arguments["down_block_additional_residuals"] = down
+    arguments["mid_block_additional_residual"] = middle
+    expected = whole.unet(noisy, steps, **arguments).sample
+    assert torch.equal(whole.predict(noisy, steps, **arguments), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        frozen = whole.predict(noisy, steps, **arguments)
+        assert torch.equal(frozen, expected)  # stored in float32
+        trained = whole.unet.requires_grad_(True)
+        assert whole.predict(noisy, steps, **arguments).dtype is torch.bfloat16
+        trained.requires_grad_(False)
+        whole.store_frozen(torch.bfloat16)
+        half = whole.predict(noisy, steps, **arguments)
+    assert half.dtype is torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, atol=0.05, rtol=0.05)
+    half.float().square().sum().backward()
+    assert middle.grad is not None
+    assert middle.grad.abs().max() > 0
