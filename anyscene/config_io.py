@@ -4,8 +4,10 @@ Nothing heavy is imported here, so that a mistake is reported before torch is lo
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -39,8 +41,7 @@ def load_config(
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """As `load_config`, but only keys, types and choices are checked, not what the values mean."""
-    merged = OmegaConf.structured(Config)
-    merged = _merge(merged, _read_yaml(Path(path)), str(path))
+    merged = _merge(deepcopy(_schema()), _read_yaml(Path(path)), str(path))
     for override in overrides:
         merged = _merge(merged, _parse_override(override), "the command line")
     try:
@@ -55,6 +56,12 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         )
     assert isinstance(config, Config)
     return config
+
+
+@cache
+def _schema() -> Any:
+    """All keys with types and defaults; a copy costs a quarter of making it."""
+    return OmegaConf.structured(Config)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -113,7 +120,7 @@ def _parse_override(override: str) -> DictConfig:
 def _merge(schema: Any, values: DictConfig, source: str) -> Any:
     _check_keys(values, Config, "", source)
     try:
-        return OmegaConf.merge(schema, values)
+        return OmegaConf.unsafe_merge(schema, values)  # without a copy of the schema
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, source)) from None
     except TypeError as error:  # a list's element, say

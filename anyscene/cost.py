@@ -73,7 +73,7 @@ def count_step(config: Config, size: tuple[int, int] | None = None) -> StepCost:
         memory = LiveBytes()
         frozen, trained = memory.add_all(step.frozen), memory.add_all(step.trained)
         with memory:
-            step.run()  # gradients and the optimizer's state come into being
+            step.settle()
             settled = memory.now
             memory.peak = 0
             step.run()

@@ -91,6 +91,12 @@ class Step:
         """The arithmetic of mixed precision. On fake tensors fp16 costs what bf16 does."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype is not torch.float32)
 
+    def settle(self) -> None:
+        """What a first step leaves for the next: gradients and the optimizer's state."""
+        for parameter in self.trained:
+            parameter.grad = torch.empty_like(parameter)
+        self.optimizer.step()
+
     def run(self) -> None:
         """One step in Lightning's order: a step's gradients live until the next backward pass."""
         with self.autocast():

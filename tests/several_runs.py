@@ -8,11 +8,38 @@ other embedders, as if they had fitted them unlike each other: the first one's m
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from anyscene.cli import main
+
+TESTS = Path(__file__).resolve().parent
+
+
+def run_all(commands: list[list[str]], folder: Path) -> None:
+    """Let a pair of processes of its own make runs with `train.devices=2`, without a word."""
+    (folder / "commands.json").write_text(json.dumps(commands))
+    done = subprocess.run(
+        [sys.executable, "-m", "several_runs", str(folder)],
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def keys_of_run(folder: Path, number: int) -> list[list[str]]:
+    """The samples of each micro-batch of both ranks."""
+    ranks = [(folder / f"keys-{number}-{rank}.jsonl").read_text() for rank in (0, 1)]
+    return [
+        json.loads(one) + json.loads(other)
+        for one, other in zip(*(noted.splitlines() for noted in ranks), strict=True)
+    ]
 
 
 def record(folder: Path, number: int) -> None:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from anyscene import config_checks, cost
 from anyscene.cli import main
 from anyscene.config import Config, Optimizer, TrainConfig
-from anyscene.cost import GIB, count_step, images_at_peak
+from anyscene.cost import GIB, StepCost, count_step, images_at_peak
 from anyscene.counted_memory import EightBitAdamW, LiveBytes
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import fake_base, load_base
@@ -25,28 +25,52 @@ def config_of(base: Path, shards: Path, *overrides: str) -> Config:
     return tiny_config(base, shards, base.parent / "runs", *overrides)
 
 
+Costs = dict[str, StepCost]
+LEAN = ("train.precision=bf16", "train.gradient_checkpointing=true")
+
+
+@pytest.fixture(scope="module")
+def costs_of_sd15(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Costs:
+    base = published_base(tmp_path_factory.mktemp("sd15") / "base", "sd15")
+    options = {"lean": LEAN, "plain": LEAN[:1]}
+    return {
+        name: count_step(config_of(base, demo_shards, "data.batch_size=4", *own))
+        for name, own in options.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def costs_of_sdxl(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Costs:
+    """As if bitsandbytes were here; nothing of it is needed for counting."""
+    base = published_base(tmp_path_factory.mktemp("sdxl") / "base", "sdxl")
+    saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
+    options = {"lean": LEAN, "leaner": (*LEAN, *saving)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_checks, "find_spec", lambda _: True)
+        return {
+            name: count_step(config_of(base, demo_shards, "data.batch_size=1", *own))
+            for name, own in options.items()
+        }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "expected"),
-    [("sd15", 2.27), ("sdxl", 20.0)],
+    ("family", "expected", "side"),
+    [("sd15", 2.27, 512), ("sdxl", 20.0, 1024)],
 )
 def test_flops_of_published_bases(
-    family: str, expected: float, demo_shards: Path, tmp_path: Path
+    family: str, expected: float, side: int, request: pytest.FixtureRequest
 ) -> None:
     """The figures that public records of ControlNet-type training give, within 1 %."""
-    base = published_base(tmp_path / family, family)
-    step = count_step(config_of(base, demo_shards, "data.batch_size=1"))
-    assert step.size == ((512, 512) if family == "sd15" else (1024, 1024))
-    assert step.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
+    for step in request.getfixturevalue(f"costs_of_{family}").values():
+        assert step.size == (side, side)
+        assert step.flop_per_image / 1e12 == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.slow
-def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
+def test_flops_and_memory_of_sd15(costs_of_sd15: Costs) -> None:
     """Batch 4 in bf16 with checkpointing; without it the activations take more."""
-    base = published_base(tmp_path / "sd15", "sd15")
-    common = ("data.batch_size=4", "train.precision=bf16")
-    lean = count_step(config_of(base, demo_shards, *common, "train.gradient_checkpointing=true"))
-    plain = count_step(config_of(base, demo_shards, *common))
+    lean, plain = costs_of_sd15["lean"], costs_of_sd15["plain"]
     assert lean.peak < 12 * GIB
     assert lean.peak < 0.9 * plain.peak
     assert lean.trained == pytest.approx(361e6 * 4, rel=0.01)
@@ -57,15 +81,9 @@ def test_flops_and_memory_of_sd15(demo_shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_of_sdxl(demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if bitsandbytes were here; nothing of it is needed for counting."""
-    monkeypatch.setattr(config_checks, "find_spec", lambda _: True)
-    base = published_base(tmp_path / "sdxl", "sdxl")
-    common = ("data.batch_size=1", "train.precision=bf16", "train.gradient_checkpointing=true")
-    saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
-    size = (1024, 1024)
-    assert count_step(config_of(base, demo_shards, *common), size).peak < 40 * GIB
-    assert count_step(config_of(base, demo_shards, *common, *saving), size).peak < 24 * GIB
+def test_memory_of_sdxl(costs_of_sdxl: Costs) -> None:
+    assert costs_of_sdxl["lean"].peak < 40 * GIB
+    assert costs_of_sdxl["leaner"].peak < 24 * GIB
 
 
 def test_memory_of_adamw_in_8_bits_is_that_of_bitsandbytes() -> None:
@@ -89,21 +107,22 @@ def test_memory_of_adamw_in_8_bits_is_that_of_bitsandbytes() -> None:
     assert sum(storages.values()) - maps == sum(value.nbytes for value in counted.state)
 
 
-def test_flops_of_training_the_unet(tiny_base_folder: Path, demo_shards: Path) -> None:
-    common = ("train.ema_decay=0", "data.batch_size=2")
-    fim = count_step(config_of(tiny_base_folder, demo_shards, *common))
-    unet = count_step(
-        config_of(
-            tiny_base_folder,
-            demo_shards,
-            *common,
-            "train.trainable=unet",
-            "train.injection=none",
-        )
-    )
-    assert unet.flop_per_image < fim.flop_per_image
-    assert unet.frozen < fim.frozen
-    assert unet.average == 0
+@pytest.fixture(scope="module")
+def cost_of_fim(tiny_base_folder: Path, demo_shards: Path) -> StepCost:
+    """Of the tiny configuration as it is: a FIM, two samples, one process."""
+    return count_step(config_of(tiny_base_folder, demo_shards))
+
+
+def test_flops_of_training_the_unet(
+    cost_of_fim: StepCost, tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    of = ("train.ema_decay=0", "train.trainable=unet", "train.injection=none")
+    unet = count_step(config_of(tiny_base_folder, demo_shards, *of))
+    assert unet.flop_per_image < cost_of_fim.flop_per_image
+    assert unet.frozen < cost_of_fim.frozen
+    assert (unet.average, cost_of_fim.average) == (0, cost_of_fim.trained)
+    for cost_of in (unet, cost_of_fim):  # two moments, and a step's number a tensor
+        assert cost_of.optimizer == pytest.approx(2 * cost_of.trained, rel=0.01)
 
 
 @pytest.mark.parametrize("of", [(), ("train.trainable=unet", "train.injection=none")])
@@ -120,10 +139,13 @@ def test_counted_adapters_are_those_of_a_run(
     assert [(v.shape, v.dtype) for v in step.trained] == [(v.shape, v.dtype) for v in run]
 
 
-def test_memory_of_ranks_that_share_the_weights(tiny_base_folder: Path, demo_shards: Path) -> None:
-    common = ("data.batch_size=4", "train.devices=4")
-    whole = count_step(config_of(tiny_base_folder, demo_shards, *common))
-    shared = count_step(config_of(tiny_base_folder, demo_shards, *common, "train.strategy=fsdp2"))
+def test_memory_of_ranks_that_share_the_weights(
+    cost_of_fim: StepCost, tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    """Four ranks of two samples each against one."""
+    whole = cost_of_fim
+    of = ("data.batch_size=8", "train.devices=4", "train.strategy=fsdp2")
+    shared = count_step(config_of(tiny_base_folder, demo_shards, *of))
     for name in ("trained", "gradients", "optimizer", "average"):
         assert getattr(shared, name) == pytest.approx(getattr(whole, name) / 4, abs=4)
     unet = 4 * sum(p.numel() for p in load_base(str(tiny_base_folder)).unet.parameters())
@@ -134,26 +156,27 @@ def test_memory_of_ranks_that_share_the_weights(tiny_base_folder: Path, demo_sha
 
 
 def test_mfu_is_counted_operations_over_the_data_sheet(
-    tiny_base_folder: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
+    cost_of_fim: StepCost,
+    tiny_base_folder: Path,
+    demo_shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two devices of 1 TFLOP/s; half of the images have twice the area of the commonest ones."""
     config = config_of(tiny_base_folder, demo_shards, "train.devices=2")
     assert images_at_peak(config) is None or torch.cuda.is_available()
     monkeypatch.setattr(cost.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cost, "get_available_flops", lambda *_: 1e12)
-    one = cost.count_flop(config, (64, 64))
-    assert one == count_step(config).flop_per_image
+    one = cost_of_fim.flop_per_image
     assert images_at_peak(config) == pytest.approx(2e12 / one)
     mixed = cost.mean_flop(config, {"64x64": 3, "64x128": 2, "128x64": 1})
     assert mixed == pytest.approx(1.5 * one)
 
 
 def test_flops_of_going_on_with_a_fim(
-    tiny_base_folder: Path, tiny_export: Path, demo_shards: Path
+    cost_of_fim: StepCost, tiny_base_folder: Path, tiny_export: Path, demo_shards: Path
 ) -> None:
-    fresh = count_step(config_of(tiny_base_folder, demo_shards))
     begun = count_step(config_of(tiny_base_folder, demo_shards, f"fim.init={tiny_export}"))
-    assert begun == fresh
+    assert begun == cost_of_fim
 
 
 def test_flops_mode_counts_live_bytes() -> None:

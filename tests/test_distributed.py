@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from several_runs import keys_of_run, run_all
 from training import Run, Workspace, recorded_keys, tensors
 
 from anyscene.callbacks.metrics_csv import HEADER, read_metrics
@@ -113,18 +114,37 @@ def test_one_process_goes_on_with_what_two_began(two, workspace, capsys):
     assert_same_way(run, two.run)
 
 
+LONG = (
+    "train.steps=200",
+    "train.learning_rate=1e-3",
+    "train.checkpoint_every=200",
+    "data.val=null",
+)
+
+
+@pytest.fixture(scope="module")
+def pair(
+    one: tuple[Run, list], workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[list[str]]]:
+    """The batches of two runs of one pair of processes: it goes on with `one`, and trains long."""
+    folder = tmp_path_factory.mktemp("pair")
+    workspace.killed_copy(one[0], "two-for-one", 3)
+    options = {"two-for-one": ("data.workers=1", *OPTIONS), "two-long": LONG}
+    run_all([workspace.command(n, "train.devices=2", *own) for n, own in options.items()], folder)
+    return {name: keys_of_run(folder, number) for number, name in enumerate(options)}
+
+
 @pytest.mark.slow
-def test_two_processes_go_on_with_what_one_began(one, workspace):
+def test_two_processes_go_on_with_what_one_began(one, pair, workspace):
     """The same global batches, divided between them."""
     run, keys = one
-    workspace.killed_copy(run, "two-for-one", 3)
-    pair = train_on_two(workspace, "two-for-one", "data.workers=1", *OPTIONS)
-    assert pair.keys == keys[3:]
-    assert len(pair.keys) == 5
+    gone_on = workspace.run("two-for-one")
+    assert pair["two-for-one"] == keys[3:]
+    assert len(keys[3:]) == 5
     losses = run.figures("train/loss")
-    assert pair.run.figures("train/loss") == pytest.approx(losses, abs=1e-3)
-    assert_same_way(pair.run, run)
-    start = json.loads((pair.run.folder / "run.json").read_text())["jobs"][-1]
+    assert gone_on.figures("train/loss") == pytest.approx(losses, abs=1e-3)
+    assert_same_way(gone_on, run)
+    start = json.loads((gone_on.folder / "run.json").read_text())["jobs"][-1]
     assert start["step"] == 3
     assert start["changed"]["train.devices"] == [1, 2]
 
@@ -152,17 +172,14 @@ def test_rank_zero_writes_and_nothing_else_is_printed(two):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_the_same_over_200_steps(workspace):
-    options = ("train.steps=200", "train.learning_rate=1e-3")
-    quiet = ("train.checkpoint_every=200", "data.val=null")
-    pair = train_on_two(workspace, "two-long", *options, *quiet)
+def test_two_processes_learn_the_same_over_200_steps(pair, workspace):
     with recorded_keys() as keys:
-        single = workspace.train("one-long", *options, *quiet, "train.accumulate=2")
+        single = workspace.train("one-long", *LONG, "train.accumulate=2")
     merged = [first + second for first, second in zip(keys[::2], keys[1::2], strict=True)]
-    assert merged == pair.keys
-    losses, others = single.figures("train/loss"), pair.run.figures("train/loss")
+    assert merged == pair["two-long"]
+    losses = single.figures("train/loss")
     assert len(losses) == 200
-    assert others == pytest.approx(losses, abs=1e-3)
+    assert workspace.run("two-long").figures("train/loss") == pytest.approx(losses, abs=1e-3)
 
 
 @pytest.mark.slow

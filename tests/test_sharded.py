@@ -1,15 +1,13 @@
 """FSDP2 on two gloo processes against DDP: the same run, with each weight on one rank alone."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionControlNetPipeline
+from several_runs import keys_of_run, run_all
 from training import Run, Workspace, assert_same_training_state, tensors
 
 from anyscene.checkpoint import (
@@ -24,7 +22,6 @@ from anyscene.export import export
 
 pytestmark = pytest.mark.slow  # a pair of processes makes six runs
 
-TESTS = Path(__file__).resolve().parent
 NAMES = (
     "data-parallel",
     "sharded",
@@ -55,18 +52,12 @@ class Runs:
 
     def keys(self, name: str) -> list[list[str]]:
         """The samples of each micro-batch of both ranks."""
-        ranks = [self._noted(f"keys-{NAMES.index(name)}-{rank}.jsonl") for rank in (0, 1)]
-        return [
-            json.loads(one) + json.loads(other)
-            for one, other in zip(*(noted.splitlines() for noted in ranks), strict=True)
-        ]
+        return keys_of_run(self.folder, NAMES.index(name))
 
     def weights(self, name: str, rank: int) -> dict[str, list[int]]:
         """By network: how many weights the rank holds, how many there are."""
-        return json.loads(self._noted(f"weights-{NAMES.index(name)}-{rank}.json"))
-
-    def _noted(self, name: str) -> str:
-        return (self.folder / name).read_text()
+        noted = self.folder / f"weights-{NAMES.index(name)}-{rank}.json"
+        return json.loads(noted.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +78,7 @@ def runs(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Runs
         workspace.command(name, *OPTIONS, *options)
         for name, options in zip(NAMES, own, strict=True)
     ]
-    (folder / "commands.json").write_text(json.dumps(commands))
-    done = subprocess.run(
-        [sys.executable, "-m", "several_runs", str(folder)],
-        cwd=TESTS,
-        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    run_all(commands, folder)
     return Runs(folder, workspace)
 
 

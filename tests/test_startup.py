@@ -154,32 +154,42 @@ def test_a_rank_that_never_comes_is_named(config, run, monkeypatch):
 
 
 CONNECT = """
-import sys
+import os, sys
 from datetime import timedelta
 from torch.distributed import FileStore
 from anyscene.cluster.startup import connect
-rank, ranks, seconds = map(int, sys.argv[1:4])
-store = FileStore(sys.argv[4], ranks)
-store.set_timeout(timedelta(seconds=seconds))
-connect(store, rank, ranks, timedelta(seconds=seconds))
-print("connected")
+
+def take_part(rank, ranks, seconds, store):
+    store = FileStore(store, ranks)
+    store.set_timeout(timedelta(seconds=seconds))
+    connect(store, rank, ranks, timedelta(seconds=seconds))
+    print("connected")
+
+processes = []
+for words in sys.argv[1:]:  # the imports above, once for all, take most of the time
+    rank, ranks, seconds, store = words.split(":")
+    processes.append(os.fork())
+    if not processes[-1]:
+        told = os.open(f"{store}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(told, 1)
+        os.dup2(told, 2)
+        take_part(int(rank), int(ranks), int(seconds), store)
+        sys.exit()
+for process in processes:
+    os.waitpid(process, 0)
 """
 
 
 @pytest.mark.slow
 def test_ranks_connect_or_say_who_could_not(tmp_path):
+    """Three processes: a pair, and one whose partner never comes."""
     here = Path(__file__).resolve().parents[1]
     environment = os.environ | {"PYTHONPATH": str(here), "SLURMD_NODENAME": "node7"}
-
-    def start(rank: int, seconds: int, name: str) -> subprocess.Popen:
-        arguments = [str(rank), "2", str(seconds), str(tmp_path / name)]
-        command = [sys.executable, "-c", CONNECT, *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, **pipes)
-
-    alone = start(0, 2, "alone")
-    pair = [start(rank, 100, "pair") for rank in (0, 1)]
-    assert [process.communicate(timeout=200)[0] for process in pair] == ["connected\n"] * 2
-    _, errors = alone.communicate(timeout=200)
+    ranks = ("0:2:2:alone", "0:2:100:pair", "1:2:100:pair")
+    command = [sys.executable, "-c", CONNECT, *ranks]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=200)
+    told = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
+    assert told["pair-0.txt"] == told["pair-1.txt"] == "connected\n"
+    errors = told["alone-0.txt"]
     assert "DamageError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
     assert "check the network between the nodes" in errors

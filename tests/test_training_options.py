@@ -13,7 +13,7 @@ from families import family_base
 from safetensors.torch import load_file
 from sampling import PROMPTS, foregrounds, generators, quiet
 from tiny import tiny_config
-from training import Run, assert_same_training_state, tensors
+from training import Run, assert_same_training_state, killed_copy, tensors
 
 from anyscene.config_method import FimConfig
 from anyscene.cost import count_step
@@ -69,7 +69,7 @@ def test_precision_bf16_stores_what_is_frozen_in_half(sdxl, demo_shards, tmp_pat
     assert losses[3] == pytest.approx(plain.figures("val/loss")[3], rel=0.05)
 
 
-def test_precision_fp16_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
+def test_precision_fp16_trains_and_resumes(tiny_run, tiny_base_folder, demo_shards, tmp_path):
     """With the loss scaled, on a CPU too, as the float32 run does but for rounding."""
     precise = ("train.precision=fp16", "train.checkpoint_every=2")
     whole = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *precise, "name=whole")))
@@ -78,17 +78,17 @@ def test_precision_fp16_trains_and_resumes(tiny_base_folder, demo_shards, tmp_pa
     assert {value.dtype for value in tensors(whole.state(3)["state_dict"]).values()} == {
         torch.float32
     }
-    resumed = tiny_config(tiny_base_folder, demo_shards, tmp_path, *precise, "name=resumed")
-    train(replace(resumed, train=replace(resumed.train, steps=2)))
-    again = Run(train(resumed))
+    killed_copy(whole, tmp_path / "resumed", 2)
+    options = (*precise, "name=resumed", "data.val=null")
+    again = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, *options)))
     assert_same_training_state(again.state(3), whole.state(3))
     assert again.state(3)["MixedPrecision"] == scaler
-    single = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, "name=single")))
+    single = Run(tiny_run)
     assert whole.figures("val/loss") != single.figures("val/loss")
     assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
 
 
-def test_adamw_in_8_bits_trains_and_resumes(tiny_base_folder, demo_shards, tmp_path):
+def test_adamw_in_8_bits_trains_and_resumes(tiny_run, tiny_base_folder, demo_shards, tmp_path):
     """Of the larger tensors; it goes on bit for bit, and stays near the run in float32."""
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, of the extra cuda")
     options = ("train.checkpoint_every=2", "train.optimizer=adamw8bit")
@@ -104,7 +104,7 @@ def test_adamw_in_8_bits_trains_and_resumes(tiny_base_folder, demo_shards, tmp_p
     train(replace(resumed, train=replace(resumed.train, steps=2)))
     again = Run(train(resumed))
     assert_same_training_state(again.state(3), whole.state(3))
-    single = Run(train(tiny_config(tiny_base_folder, demo_shards, tmp_path, "name=single")))
+    single = Run(tiny_run)
     assert whole.figures("val/loss") != single.figures("val/loss")
     assert whole.figures("val/loss") == pytest.approx(single.figures("val/loss"), rel=0.01)
 
@@ -117,8 +117,9 @@ def test_lora_trains_resumes_and_exports(target, tiny_base_folder, demo_shards, 
     assert any(".lora_A." in name for name in names)
     assert all(".lora_" in name for name in names) == (target == "unet")
     again = tmp_path / "again"
-    train(tiny_config(tiny_base_folder, demo_shards, again, *overrides, "train.steps=2"))
-    resumed = Run(train(tiny_config(tiny_base_folder, demo_shards, again, *overrides)))
+    killed_copy(whole, again / "tiny", 2)
+    options = (*overrides, "data.val=null")
+    resumed = Run(train(tiny_config(tiny_base_folder, demo_shards, again, *options)))
     assert_same_training_state(resumed.state(3), whole.state(3))
     folder = export(whole.folder, tmp_path / "export")
     merged = load_file(folder / ("unet" if target == "unet" else "controlnet") / WEIGHTS)

@@ -59,11 +59,7 @@ class Workspace:
 
     def killed_copy(self, run: "Run", name: str, step: int) -> "Run":
         """What was on the disk when `run` had saved `step`, under another name."""
-        copy = Run(Path(shutil.copytree(run.folder, self.yaml.parent / name)))
-        for file in copy.folder.glob("checkpoints/*"):
-            if file.stem > f"step-{step:08d}":
-                file.unlink()
-        return copy
+        return killed_copy(run, self.yaml.parent / name, step)
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,15 @@ class Run:
     @property
     def csv(self) -> Path:
         return self.folder / "metrics.csv"
+
+
+def killed_copy(run: Run, folder: Path, step: int) -> Run:
+    """What was on the disk when `run` had saved `step`, as `folder`."""
+    copy = Run(Path(shutil.copytree(run.folder, folder)))
+    for file in copy.folder.glob("checkpoints/*"):
+        if file.stem > f"step-{step:08d}":
+            file.unlink()
+    return copy
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
+from forked import run_ranks
 from PIL import Image
 from small_networks import CAPTIONS, save_all
 from torch import Tensor
@@ -261,7 +261,7 @@ def _score_share(rank: int, config: MetricsConfig, folder: str) -> None:
 def test_two_and_three_processes_with_uneven_shares_equal_one(config, tmp_path):
     """One of two has no image at all."""
     expected = scored(config, [list(range(COUNT))])
-    multiprocessing.spawn(_score_share, args=(config, str(tmp_path)), nprocs=3, daemon=True)
+    run_ranks(_score_share, 3, config, str(tmp_path))
     files = sorted(tmp_path.glob("*.json"))
     assert len(files) == 5
     for file in files:

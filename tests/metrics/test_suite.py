@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
+from forked import run_ranks
 from torch import Tensor
 
 from anyscene.metrics.bootstrap import bootstrap_interval
@@ -142,7 +142,7 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path: Path) -> None:
     whole.update(**scenes(7))
     results, images = whole.compute(), whole.per_image()
     shares = [[5], [7], [0]]  # images of rank 0; the other rank has the rest, or none
-    multiprocessing.spawn(_measure_share, args=(shares, str(tmp_path)), nprocs=2, daemon=True)
+    run_ranks(_measure_share, 2, shares, str(tmp_path))
     for rank in range(2):
         for found in json.loads((tmp_path / f"rank{rank}.json").read_text()):
             assert found["results"] == pytest.approx(results, rel=1e-6, abs=1e-10)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from child_process import SECONDS, child_process
+from child_process import child_process
 from small_study import METHODS, PROTOCOL, Links, make_study
 
 from anyscene.errors import InputError
@@ -189,7 +189,7 @@ def test_what_was_acknowledged_is_there_after_kill_9(count: int, store: Store, t
         assert writer.stdout is not None
         acknowledged = [writer.stdout.readline().strip() for _ in range(count)]
         writer.kill()  # somewhere in the next one, or one of the next
-        acknowledged += writer.communicate(timeout=SECONDS)[0].split()
+        acknowledged += writer.stdout.read().split()  # communicate() leaves out what is buffered
     again = Store(folder)
     with sqlite3.connect(folder / FILE_NAME) as connection:
         rows = connection.execute("SELECT id FROM submissions ORDER BY number")
