@@ -1,6 +1,5 @@
 """A training step on fake tensors, which have shapes and no values: what `cost` counts."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config import Config, Injection, Optimizer, Trainable
 from anyscene.config_method import Hint
 from anyscene.counted_memory import EightBitAdamW
-from anyscene.data.sample import MANIFEST_NAME, ShardManifest
+from anyscene.data.cached import has_cached_latents
 from anyscene.diffusion.schedule import build_schedule, rescale_to_zero_snr
 from anyscene.models.base import Base, store_frozen, vae_factor
 from anyscene.models.concepts import train_concepts
@@ -37,13 +36,6 @@ def fake_step(config: Config, size: tuple[int, int] | None, samples: int) -> "St
     fim = build_fim(config.fim, base, 0, False) if train.injection is Injection.fim else None
     side = base.native_size()
     return Step(base, fim, config, size or (side, side), samples)
-
-
-def has_cached_latents(location: str) -> bool:
-    """Whether shards store the scenes' latents; no: they are not here, or not yet."""
-    if not (Path(location) / MANIFEST_NAME).is_file():
-        return False
-    return ShardManifest.read(location).base is not None
 
 
 class Step:

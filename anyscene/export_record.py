@@ -12,6 +12,8 @@ from anyscene.errors import InputError
 EXPORT_NAME = "anyscene.json"
 EXPORT_VERSION = 1
 MODEL_INDEX = "model_index.json"
+HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token", "force_download")
+"""Arguments of `from_pretrained` that say where and which files of a hub id are."""
 STEP_FOLDER = re.compile(r"step-(\d+)")
 
 
@@ -29,14 +31,17 @@ def check_export(run: Path, out: Path, checkpoint: Path | None, *, overwrite: bo
         raise InputError(f"{out} holds an export; give --overwrite to replace it")
 
 
-def read_export_record(folder: Path) -> dict[str, Any] | None:
-    """`anyscene.json` of an export; None for another model's folder, or a hub id.
+def read_export_record(model: Path | str, **options: Any) -> dict[str, Any] | None:
+    """`anyscene.json` of an export's folder or hub id; None where it has none, or cannot be had.
+
+    `options` are those of `from_pretrained`.
 
     Raises:
         InputError: the file is damaged or of another version of this software.
     """
-    path = folder / EXPORT_NAME
-    if not path.is_file():
+    folder = Path(model)
+    path = folder / EXPORT_NAME if folder.is_dir() else _fetch(str(model), options)
+    if path is None or not path.is_file():
         return None
     try:
         record = json.loads(path.read_text())
@@ -48,6 +53,18 @@ def read_export_record(folder: Path) -> dict[str, Any] | None:
             f"{path} has version {version}, this software reads {EXPORT_VERSION}: export again"
         )
     return record
+
+
+def _fetch(hub_id: str, options: dict[str, Any]) -> Path | None:
+    """A hub id's file in the hub's cache; None for another model's, or where it is out of reach,
+    of which loading the model tells."""
+    from huggingface_hub import hf_hub_download
+
+    known = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    try:
+        return Path(hf_hub_download(hub_id, EXPORT_NAME, **known))
+    except (OSError, ValueError):
+        return None
 
 
 def run_figures(run: Path, step: int) -> tuple[int | None, dict[str, float]]:

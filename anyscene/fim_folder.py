@@ -1,33 +1,13 @@
-"""What an export says of itself, on the hub too; and one of the FIM alone (`export --no-base`): the
-base that it names, and the FIM on it."""
+"""An export of the FIM alone (`export --no-base`): the base that it names, and the FIM on it."""
 
 from pathlib import Path
 from typing import Any
 
 from diffusers import ControlNetModel
-from huggingface_hub import hf_hub_download
 
 from anyscene.compositing.hint import HINT_VERSION
 from anyscene.errors import InputError
-from anyscene.export_record import EXPORT_NAME, read_export_record
 from anyscene.models.loading import load_base, load_weights
-
-HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token", "force_download")
-"""Arguments of `from_pretrained` that say where and which files of a hub id are."""
-
-
-def record_of(model: Path | str, **options: Any) -> dict[str, Any] | None:
-    """`anyscene.json` of an export's folder or hub id; None where it has none, or cannot be had.
-
-    `options` are those of `from_pretrained`. Raises as `read_export_record`.
-    """
-    if Path(model).is_dir():
-        return read_export_record(Path(model))
-    known = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-    try:
-        return read_export_record(Path(hf_hub_download(str(model), EXPORT_NAME, **known)).parent)
-    except (OSError, ValueError):  # another model, no such id, no network: the model's own error
-        return None
 
 
 def check_hint_version(folder: Path | str, record: dict[str, Any]) -> None:

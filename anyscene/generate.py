@@ -26,8 +26,8 @@ from anyscene.compositing.compose import (
 from anyscene.compositing.matting import Matting, load_matting
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError
+from anyscene.export_record import read_export_record
 from anyscene.files import replace_file
-from anyscene.fim_folder import record_of
 from anyscene.image_jobs import (
     Foreground,
     Job,
@@ -74,7 +74,7 @@ def generate(
     check_request(model, scenes, settings)
     if matting is None and settings.matting is not None:
         matting = load_matting(settings.matting)
-    config = sampling(settings, record_of(model))
+    config = sampling(settings, read_export_record(model))
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
     total = settings.images * sum(len(scene.prompts) for scene in scenes)

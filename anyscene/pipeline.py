@@ -19,8 +19,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from anyscene.compositing.blending import blend as blend_pixels
 from anyscene.config import Blend
-from anyscene.export_record import MODEL_INDEX
-from anyscene.fim_folder import check_hint_version, load_fim_folder, record_of
+from anyscene.export_record import MODEL_INDEX, read_export_record
+from anyscene.fim_folder import check_hint_version, load_fim_folder
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import Vae, decode_latents, vae_factor
 from anyscene.models.denoiser import Conditions, Denoiser
@@ -100,7 +100,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
                 FIM was trained on another version of the hint.
         """
         model, folder = pretrained_model_name_or_path, Path(pretrained_model_name_or_path)
-        record = record_of(model, **options)
+        record = read_export_record(model, **options)
         if record is None:
             return super().from_pretrained(model, **options)
         check_hint_version(model, record)

@@ -18,18 +18,24 @@ from anyscene.cli import main
 TESTS = Path(__file__).resolve().parent
 
 
-def run_all(commands: list[list[str]], folder: Path) -> None:
-    """Let a pair of processes of its own make runs with `train.devices=2`, without a word."""
-    (folder / "commands.json").write_text(json.dumps(commands))
+def run_module(module: str, *arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run one of the tests' modules as a program, on one thread a process; it must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", "several_runs", str(folder)],
+        [sys.executable, "-m", module, *arguments],
         cwd=TESTS,
         env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def run_all(commands: list[list[str]], folder: Path) -> None:
+    """Let a pair of processes of its own make runs with `train.devices=2`, without a word."""
+    (folder / "commands.json").write_text(json.dumps(commands))
+    done = run_module("several_runs", str(folder), timeout=500)
     assert done.stderr == ""
 
 

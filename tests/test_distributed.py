@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from several_runs import keys_of_run, run_all
+from several_runs import keys_of_run, run_all, run_module
 from training import Run, Workspace, recorded_keys, tensors
 
 from anyscene.callbacks.metrics_csv import HEADER, read_metrics
@@ -35,15 +35,7 @@ def train_on_two(workspace: Workspace, name: str, *overrides: str) -> TwoProcess
     folder = workspace.yaml.parent / f"keys-of-{name}"
     folder.mkdir()
     command = workspace.command(name, "train.devices=2", *overrides)
-    done = subprocess.run(
-        [sys.executable, "-m", "record_keys", str(folder), *command],
-        cwd=TESTS,
-        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_module("record_keys", str(folder), *command, timeout=250)
     ranks = [
         [json.loads(line) for line in (folder / f"keys-{rank}.jsonl").read_text().splitlines()]
         for rank in (0, 1)

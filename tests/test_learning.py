@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,19 @@ def learnt(
     return runs, learn(learning_shards, runs, seed)
 
 
-def validate_again(shards: Path, runs: Path, copy: Path, seed: int) -> Figures:
-    """The figures of a finished run's last checkpoint, without more training."""
-    shutil.copytree(runs, copy)
-    shutil.rmtree(copy / "demo/samples")
-    (copy / "demo/metrics.csv").write_text(",".join(HEADER) + "\n")
-    return learn(shards, copy, seed)
+@pytest.fixture
+def validate_again(
+    learning_shards: Path, learnt: tuple[Path, Figures], seed: int, tmp_path: Path
+) -> Callable[[], Figures]:
+    """Gives the figures of the learnt run's last checkpoint, without more training."""
+
+    def validate() -> Figures:
+        copy = Path(shutil.copytree(learnt[0], tmp_path / "again"))
+        shutil.rmtree(copy / "demo/samples")
+        (copy / "demo/metrics.csv").write_text(",".join(HEADER) + "\n")
+        return learn(learning_shards, copy, seed)
+
+    return validate
 
 
 def shows_the_element(figures: Figures) -> bool:
@@ -144,15 +152,11 @@ def test_learning_fails_with_an_average_that_stands_still(
 
 @pytest.mark.slow
 def test_learning_shows_no_element_where_the_fim_is_disconnected(
-    learning_shards: Path,
-    learnt: tuple[Path, Figures],
-    tmp_path: Path,
-    seed: int,
-    monkeypatch: pytest.MonkeyPatch,
+    validate_again: Callable[[], Figures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However it was trained: nothing of the element reaches the image."""
     no_residuals(monkeypatch)
-    figures = validate_again(learning_shards, learnt[0], tmp_path / "again", seed)
+    figures = validate_again()
     print(figures)
     assert follows_the_prompt(figures), figures
     assert not shows_the_element(figures), figures
@@ -160,15 +164,11 @@ def test_learning_shows_no_element_where_the_fim_is_disconnected(
 
 @pytest.mark.slow
 def test_learning_follows_no_prompt_where_prompts_are_disconnected(
-    learning_shards: Path,
-    learnt: tuple[Path, Figures],
-    tmp_path: Path,
-    seed: int,
-    monkeypatch: pytest.MonkeyPatch,
+    validate_again: Callable[[], Figures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However it was trained: the image cannot know the place. There are eight."""
     silent_prompts(monkeypatch)
-    figures = validate_again(learning_shards, learnt[0], tmp_path / "again", seed)
+    figures = validate_again()
     print(figures)
     assert figures["place_accuracy"] < 0.5
     assert not follows_the_prompt(figures), figures

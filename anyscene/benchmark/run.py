@@ -78,7 +78,7 @@ def run(
     check_run(benchmark, name, model, settings, share, controlnet, sam)
     check_fine_tune(name, fine_tune, fine_tunes)
     loaded = load_model(model, settings.dtype, settings.device)
-    config = sampling(settings, read_export_record(Path(model)))
+    config = sampling(settings, read_export_record(model))
     given = MethodSettings(
         replace(config, micro_batch=settings.micro_batch or MAX_MICRO_BATCH),
         settings.negative_prompt,

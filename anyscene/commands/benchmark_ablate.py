@@ -50,7 +50,7 @@ def _ablate(options: argparse.Namespace) -> int:
         dtype=options.dtype,
     )
     listed = _check_ablate(options, settings)
-    sample = sampling(settings, read_export_record(Path(options.model)))
+    sample = sampling(settings, read_export_record(options.model))
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()

@@ -101,7 +101,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from anyscene.scene_list import GenerateSettings, check_model, sampling
 
     check_model(options.model)
-    record = read_export_record(Path(options.model))
+    record = read_export_record(options.model)
     ShardManifest.read(options.shards)
     if options.samples < 2:
         raise InputError(f"--samples={options.samples} is too small; use at least 2")

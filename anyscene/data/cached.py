@@ -1,6 +1,9 @@
-"""Whether a run can use the cached shards that it is given."""
+"""Cached shards: whether a run has them, and whether it can use them."""
+
+from pathlib import Path
 
 from anyscene.config import Config
+from anyscene.data.sample import MANIFEST_NAME, ShardManifest
 from anyscene.data.sources import open_mix, read_manifest, shard_cache
 from anyscene.errors import ConfigError
 
@@ -32,3 +35,10 @@ def check_cached(config: Config, base_sha256: str) -> None:
             "the latent of a mirrored scene is not the mirrored latent; use data.flip=0, or the "
             "shards that it was made from"
         )
+
+
+def has_cached_latents(location: str) -> bool:
+    """Whether shards store the scenes' latents; no: they are not here, or not yet."""
+    if not (Path(location) / MANIFEST_NAME).is_file():
+        return False
+    return ShardManifest.read(location).base is not None
