@@ -94,6 +94,13 @@ def test_a_model_that_does_not_load(tiny_export: Path, tmp_path: Path):
         generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
 
 
+def test_a_model_whose_index_names_nothing(tiny_export: Path, tmp_path: Path):
+    broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
+    (broken / "model_index.json").write_text("[]")
+    with pytest.raises(InputError, match=r"^model='.*broken' .* model_index.json holds no names$"):
+        generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "part", ["unet", "vae", "controlnet", "text_encoder", "controlnet of a FIM alone"]
 )

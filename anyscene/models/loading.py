@@ -121,12 +121,7 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
             f"base.path={path!r} has no model_index.json: give the folder that "
             "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
         )
-    try:
-        index: Any = DiffusionPipeline.load_config(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _not_found(path, "base.path", error) from None
-    if not isinstance(index, dict):
-        raise _not_found(path, "base.path", ValueError("its model_index.json holds no names"))
+    index = _read_index(path, "base.path", revision)
     family = FAMILY_XL if "text_encoder_2" in index else FAMILY
     for part, classes in family.items():
         found = _class_of(index, part)
@@ -136,6 +131,17 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
                 "this version trains on Stable Diffusion 1 and 2 type folders and on SDXL base "
                 f"ones, whose {part} is {' or '.join(classes)}"
             )
+    return index
+
+
+def _read_index(path: str, key: str, revision: str | None = None) -> dict[str, Any]:
+    """The `model_index.json` of a folder or hub id. Raises `InputError` where it is none."""
+    try:
+        index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _not_found(path, key, error) from None
+    if not isinstance(index, dict):
+        raise _not_found(path, key, ValueError("its model_index.json holds no names"))
     return dict(index)
 
 
@@ -174,10 +180,7 @@ def load_networks(path: str, key: str) -> dict[str, nn.Module]:
     Raises:
         InputError: not found, unreachable, incomplete or damaged.
     """
-    try:
-        index: Any = DiffusionPipeline.load_config(path)
-    except (OSError, ValueError) as error:
-        raise _not_found(path, key, error) from None
+    index = _read_index(path, key)
     known = {**FAMILY_XL, "controlnet": [ControlNetModel.__name__]}
     return {
         name: load_weights(_kind_of(index, name, path, key), path, key, subfolder=name)
