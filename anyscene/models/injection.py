@@ -15,7 +15,7 @@ from anyscene.compositing.hint import HINT_CHANNELS
 from anyscene.config_method import FimConfig, Hint
 from anyscene.errors import ConfigError, InputError
 from anyscene.models.base import Base, Vae, encode_images, vae_factor
-from anyscene.models.loading import UNLOADABLE, check_weights, without_reports
+from anyscene.models.loading import from_config, load_weights
 
 CANNY_CHANNELS = 3
 EMBEDDER_WIDTHS = (16, 32, 96, 256)  # of ControlNet (Zhang et al. 2023), for a factor of 8
@@ -123,21 +123,8 @@ def _initialise_embedder(fim: ControlNetModel, generator: torch.Generator) -> No
 def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetModel:
     folder = Path(path) / "controlnet"
     source = str(folder if folder.is_dir() else path)
-    try:
-        fim: Any
-        if weights:
-            with without_reports():
-                loaded: Any = ControlNetModel.from_pretrained(
-                    source, dtype=torch.float32, output_loading_info=True
-                )
-            fim, report = loaded
-            check_weights(f"fim.init={path!r}", ControlNetModel, report)
-        else:
-            settings: Any = ControlNetModel.load_config(source)
-            fim = ControlNetModel.from_config(settings)
-    except UNLOADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"fim.init={path!r} could not be loaded ({reason})") from None
+    load = load_weights if weights else from_config
+    fim = load(ControlNetModel, source, "fim.init")
     for key in ("block_out_channels", "in_channels", "cross_attention_dim"):
         if fim.config[key] != base.unet.config[key]:
             raise InputError(

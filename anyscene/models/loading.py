@@ -67,7 +67,7 @@ def fake_base(path: str, revision: str | None = None, first_stage: str | None = 
 
     Reads no weights; under `FakeTensorMode` it takes no memory either. Raises as `load_base`.
     """
-    return _assemble(path, revision, first_stage, _from_config)
+    return _assemble(path, revision, first_stage, from_config)
 
 
 def _assemble(
@@ -196,7 +196,7 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
     """
     if issubclass(kind, transformers.PreTrainedModel):  # whose own error names no weight
         options["ignore_mismatched_sizes"] = True
-    with without_reports():
+    with _without_reports():
         model, report = _load(
             kind,
             path,
@@ -206,13 +206,13 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
             output_loading_info=True,
             **options,
         )
-    check_weights(f"{key}={path!r}: its {options.get('subfolder', 'file')}", kind, report)
+    _check_weights(f"{key}={path!r}: its {options.get('subfolder', 'file')}", kind, report)
     return model
 
 
 @contextmanager
-def without_reports() -> Iterator[None]:
-    """Keeps the libraries from logging what `check_weights` and errors say."""
+def _without_reports() -> Iterator[None]:
+    """Keeps the libraries from logging what `_check_weights` and errors say."""
 
     def is_news(record: logging.LogRecord) -> bool:
         return not any(words in record.getMessage() for words in REPORTS)
@@ -227,7 +227,7 @@ def without_reports() -> Iterator[None]:
             logger.removeFilter(is_news)
 
 
-def check_weights(what: str, kind: type, report: dict[str, Any]) -> None:
+def _check_weights(what: str, kind: type, report: dict[str, Any]) -> None:
     """Raises `InputError` where `from_pretrained` has reported weights that are missing or of other
     shapes: the libraries fill these with random numbers."""
     missing = sorted(report["missing_keys"])
@@ -243,8 +243,11 @@ def check_weights(what: str, kind: type, report: dict[str, Any]) -> None:
         )
 
 
-def _from_config(kind: Any, path: str, key: str, **options: Any) -> Any:
-    """A model of the class `kind` as its folder configures it, with fresh weights."""
+def from_config(kind: Any, path: str, key: str, **options: Any) -> Any:
+    """A model of the class `kind` as its folder configures it, with fresh weights.
+
+    Raises as `load_weights`.
+    """
     try:
         if issubclass(kind, transformers.PreTrainedModel):
             settings: Any = kind.config_class

@@ -165,11 +165,15 @@ def test_a_trained_fim_that_is_not_whole_is_refused(base, tmp_path, capfd):
     weights = load_file(file)
     lost = "controlnet_mid_block.weight"
     save_file({k: v for k, v in weights.items() if k != lost}, file, {"format": "pt"})
-    with pytest.raises(InputError, match=f"^fim.init='.*' lacks 1 weights of .*{lost}[^\n]*$"):
+    with pytest.raises(
+        InputError, match=f"^fim.init='.*': its file lacks 1 weights of .*{lost}[^\n]*$"
+    ):
         build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
     weights[lost] = torch.zeros(1, 1, 1, 1)
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(InputError, match=f"^fim.init='.*' could not be loaded .*{lost}[^\n]*$"):
+    with pytest.raises(
+        InputError, match=f"^fim.init='.*' is not a complete [a-z ]*: .*{lost}[^\n]*$"
+    ):
         build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
     assert capfd.readouterr().err == ""
 
@@ -179,7 +183,7 @@ def test_what_does_not_fit_is_refused(base, tmp_path):
         build_fim(FimConfig(embedder_channels=[16, 32]), base, seed=0)
     with pytest.raises(ConfigError, match=r"\[8, 0, 8\] must be positive numbers$"):
         build_fim(FimConfig(embedder_channels=[8, 0, 8]), base, seed=0)
-    with pytest.raises(InputError, match=r"^fim.init='.*' could not be loaded \([^\n]*\)$"):
+    with pytest.raises(InputError, match=r"^fim.init='.*' is not a complete [a-z ]*: [^\n]*$"):
         build_fim(FimConfig(init=str(tmp_path)), base, seed=0)
     build_fim(FimConfig(hint=Hint.canny), base, seed=0).save_pretrained(tmp_path / "edges")
     with pytest.raises(InputError, match=r"with fim.hint=canny, but fim.hint is pixel; give fim"):
