@@ -7,7 +7,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from anyscene.cli import parse
 from anyscene.config import Config
@@ -92,3 +95,18 @@ def test_the_documentation_was_read():
     assert {"train", "generate", "export", "prepare", "benchmark", "study"} <= {
         command.split()[0] for command in found
     }
+
+
+def test_documented_python_makes_a_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The README's example, word for word, in a folder that looks like a clone."""
+    for name in ("anyscene", "docs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    values: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), values)
+    with Image.open("scene.png") as scene:
+        made = torch.from_numpy(np.array(scene)).permute(2, 0, 1).float() / 255
+    inside = (values["alpha"] == 1).expand(-1, 3, -1, -1)
+    assert (made - values["rgb"])[inside].abs().mean() < 0.12  # its light follows the scene's
+    assert made.std() > 0.1
