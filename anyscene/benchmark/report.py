@@ -60,20 +60,20 @@ ENVIRONMENT = jinja2.Environment(
 
 WORDS = {
     "figures": (
-        "Means over scenes with 95 % intervals (bootstrap over scenes; a scene's generation seeds "
-        "are averaged first). FID and FD-DINOv2 are of one seed's images, their mean and spread "
-        "over the seeds, and are comparable only within this table. Fidelity is given before "
-        "blending and after it (\u201cblended\u201d), where it measures the blender. Figures of a "
-        "judge are of the final images. Bold: the best, which a table alone does not make "
-        "significant."
+        "Means over scenes with 95 % intervals (bootstrap; a scene's generation seeds are averaged "
+        "first, and scenes of one image or subject are drawn together). FID and FD-DINOv2 are of "
+        "one seed's images, their mean and spread over the seeds, and are comparable only within "
+        "this table. Fidelity is given before blending and after it (\u201cblended\u201d), where "
+        "it measures the blender. Figures of a judge are of the final images. Bold: the best, "
+        "which a table alone does not make significant."
     ),
     "told": (
         "* is shown what is measured (the true shadow): no rival but a bound, and never the best."
     ),
     "pairs": (
-        "The same scenes in pairs; above 0: anyscene is better. 95 % intervals by bootstrap over "
-        "scenes, p by Wilcoxon's signed-rank test. Bold: the interval lies above 0. One test a "
-        "metric, not corrected for their number."
+        "The same scenes in pairs; above 0: anyscene is better. 95 % intervals by bootstrap, p by "
+        "Wilcoxon's signed-rank test, scenes of one image or subject as one. Bold: the interval "
+        "lies above 0. One test a metric, not corrected for their number."
     ),
     "groups": "Dots are means, lines 95 % intervals. Only groups with enough scenes have figures.",
 }
@@ -218,8 +218,10 @@ def summary(record: dict[str, Any]) -> str:
     """One line of what was compared."""
     own, sampling = record["benchmark"], record["sampling"]
     layouts = ", ".join(f"{count} {name}" for name, count in own["layouts"].items())
+    units = own.get("units", own["scenes"])  # scores of before have none
+    of = f" of {units} images or subjects" if units < own["scenes"] else ""
     return (
-        f"{own['scenes']} scenes ({layouts}), {sampling['images']} generation seed(s) each; "
+        f"{own['scenes']} scenes{of} ({layouts}), {sampling['images']} generation seed(s) each; "
         f"{len(record['methods'])} methods with the same scenes, noise, {sampling['scheduler']}, "
         f"{sampling['steps']} steps, guidance {sampling['guidance_scale']:g}."
     )

@@ -1,8 +1,9 @@
 """`anyscene benchmark score`: every metric for every method, with what can be said about chance.
 
-A scene is the unit: the images of its generation seeds are averaged first, and intervals and tests
-resample scenes. FID and FD-DINOv2 are given at the full number of images with their spread over
-the generation seeds; they are neither bootstrapped nor split by category, which would bias them.
+The images of a scene's generation seeds are averaged first. Intervals and tests are over scenes;
+those of one subject, or around the elements of one image, are one unit there. FID and FD-DINOv2 are
+given at the full number of images with their spread over the generation seeds; they are neither
+bootstrapped nor split by category, which would bias them.
 """
 
 import csv
@@ -18,7 +19,16 @@ from anyscene.benchmark.measure import FRECHET, INFO, KERNEL, Figures, Meter
 from anyscene.benchmark.methods import TOLD_THE_ANSWER
 from anyscene.benchmark.runs import SAME, Run
 from anyscene.benchmark.scenes import Benchmark
-from anyscene.benchmark.statistics import Column, best_of, compare, estimate, groups, scene_means
+from anyscene.benchmark.statistics import (
+    Column,
+    Units,
+    best_of,
+    compare,
+    estimate,
+    groups,
+    scene_means,
+    units_of,
+)
 from anyscene.config import MetricsConfig
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
@@ -52,6 +62,7 @@ def score(
 
     Raises:
         InputError: weights that cannot be used, or no such device.
+        DamageError: an image that is not the one that its run made.
     """
     if sam is not None and config.judge is not None:
         raise InputError(f"--sam {sam} and metrics.judge={config.judge} find the same: give one")
@@ -62,18 +73,20 @@ def score(
     meter = Meter.build(benchmark, config, out / "reference", device, sam)
     measured = {run.name: meter.measure(run) for run in runs}
     real = meter.measure_real()
+    units = units_of(benchmark)
     record = {
         "benchmark": {
             "folder": str(benchmark.folder),
             "sha256": benchmark.sha256,
             **{key: benchmark.record[key] for key in ("scenes", "layouts", "real_images")},
             "source": benchmark.record["arguments"]["source"],
+            "units": len(set(units.tolist())),
         },
         "sampling": {key: runs[0].record[key] for key in SAME},
-        "methods": {run.name: _method(run, measured[run.name]) for run in runs},
-        "real": None if real is None else _estimates(real),
-        "groups": _grouped(benchmark, runs, measured, least),
-        "comparisons": comparisons(runs, measured),
+        "methods": {run.name: _method(run, measured[run.name], units) for run in runs},
+        "real": None if real is None else _estimates(real, units),
+        "groups": _grouped(benchmark, runs, measured, least, units),
+        "comparisons": comparisons(runs, measured, units),
         "found_by": found_by(config, sam),
         "not_computed": _not_computed(measured),
     }
@@ -95,11 +108,11 @@ def columns_of(figures: Figures) -> dict[str, Column]:
     return {metric: scene_means(values) for metric, values in figures.values.items()}
 
 
-def _estimates(figures: Figures) -> dict[str, Any]:
-    return {metric: estimate(column) for metric, column in columns_of(figures).items()}
+def _estimates(figures: Figures, units: Units) -> dict[str, Any]:
+    return {metric: estimate(column, units) for metric, column in columns_of(figures).items()}
 
 
-def _method(run: Run, figures: Figures) -> dict[str, Any]:
+def _method(run: Run, figures: Figures, units: Units) -> dict[str, Any]:
     sets = {metric: _set_figure(metric, values, figures) for metric, values in figures.sets.items()}
     return {
         "method": run.method,
@@ -109,7 +122,7 @@ def _method(run: Run, figures: Figures) -> dict[str, Any]:
         "blend": run.record["blend"],
         "layout": run.record["layout"],
         "images": sum(len(own) for own in run.lines),
-        "figures": _estimates(figures) | sets,
+        "figures": _estimates(figures, units) | sets,
         "details": {name: details for name, details in figures.details.items() if details},
     }
 
@@ -130,13 +143,17 @@ def _set_figure(metric: str, values: Sequence[float], figures: Figures) -> dict[
 
 
 def _grouped(
-    benchmark: Benchmark, runs: Sequence[Run], measured: dict[str, Figures], least: int
+    benchmark: Benchmark,
+    runs: Sequence[Run],
+    measured: dict[str, Figures],
+    least: int,
+    units: Units,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for group, numbers in groups(benchmark, least).items():
         own = {
             run.name: {
-                metric: estimate(column[numbers])
+                metric: estimate(column[numbers], units[numbers])
                 for metric, column in columns_of(measured[run.name]).items()
             }
             for run in runs
@@ -145,7 +162,7 @@ def _grouped(
     return result
 
 
-def comparisons(runs: Sequence[Run], measured: dict[str, Figures]) -> dict[str, Any]:
+def comparisons(runs: Sequence[Run], measured: dict[str, Figures], units: Units) -> dict[str, Any]:
     """Per metric: the best method against all others, and ours against the best of the others.
 
     Methods that are told the answer are compared with, but are never the best.
@@ -164,10 +181,10 @@ def comparisons(runs: Sequence[Run], measured: dict[str, Figures]) -> dict[str, 
         against = None
         if ours in own and best_other is not None:
             pair = {str(ours): own[str(ours)], best_other: own[best_other]}
-            against = compare(pair, str(ours), info.better)
+            against = compare(pair, str(ours), info.better, units)
         result[metric] = {
             "best": best,
-            "against_others": compare(own, best, info.better),
+            "against_others": compare(own, best, info.better, units),
             "ours_against_best_other": against[0] if against else None,
         }
     return result

@@ -8,19 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from anyscene.benchmark.scenes import Benchmark, categories_of
+from anyscene.benchmark.scenes import Benchmark, BenchmarkScene, categories_of
 from anyscene.metrics.bootstrap import bootstrap_interval
 from anyscene.metrics.catalogue import Better
 
 Column = NDArray[np.float64]
 """A value a scene, the mean over its generation seeds; NaN where it has none."""
 
+Units = NDArray[np.int64]
+"""The number of the unit that each scene belongs to. Scenes around elements of one image, or of one
+subject, depend on each other: they are drawn together, and count as one in a test."""
+
 
 class Estimate(TypedDict):
     """A mean over scenes."""
 
     value: float | None  # None: no scene has the value
-    interval: list[float] | None  # 95 %, bootstrap over scenes; None: fewer than two
+    interval: list[float] | None  # 95 %, bootstrap over units; None: fewer than two
     scenes: int
 
 
@@ -30,7 +34,7 @@ class Comparison(TypedDict):
     method: str
     against: str
     advantage: float  # mean of the paired differences; above 0: `method` is better
-    interval: list[float] | None  # 95 %, bootstrap over scenes
+    interval: list[float] | None  # 95 %, bootstrap over units
     p: float | None  # Wilcoxon's signed-rank test, two-sided, Holm over the methods compared
     scenes: int
 
@@ -43,15 +47,32 @@ def scene_means(values: NDArray[np.float64]) -> Column:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def estimate(column: Column) -> Estimate:
-    """Mean and interval of the scenes that have the value."""
+def units_of(benchmark: Benchmark) -> Units:
+    """The unit of each scene: its (first) subject, or the image whose elements it is built on."""
+    numbers: dict[str, int] = {}
+    return np.array(
+        [numbers.setdefault(_unit(scene), len(numbers)) for scene in benchmark.scenes], np.int64
+    )
+
+
+def _unit(scene: BenchmarkScene) -> str:
+    if subjects := scene.get("subjects"):
+        return f"subject {subjects[0]['name']}"
+    return f"image {scene['source_images'][0]}"
+
+
+def estimate(column: Column, units: Units | None = None) -> Estimate:
+    """Mean and interval of the scenes that have the value; without `units` each is its own."""
     known = column[~np.isnan(column)]
     if not len(known):
         return Estimate(value=None, interval=None, scenes=0)
-    return Estimate(value=float(known.mean()), interval=_interval(known), scenes=len(known))
+    interval = _interval(column, units)
+    return Estimate(value=float(known.mean()), interval=interval, scenes=len(known))
 
 
-def compare(columns: Mapping[str, Column], reference: str, better: Better) -> list[Comparison]:
+def compare(
+    columns: Mapping[str, Column], reference: str, better: Better, units: Units | None = None
+) -> list[Comparison]:
     """Every other method against `reference`, which is the one that should be better."""
     sign = 1.0 if better is Better.higher else -1.0
     results: list[Comparison] = []
@@ -67,8 +88,8 @@ def compare(columns: Mapping[str, Column], reference: str, better: Better) -> li
                 method=reference,
                 against=name,
                 advantage=float(known.mean()),
-                interval=_interval(known),
-                p=signed_rank(known),
+                interval=_interval(differences, units),
+                p=signed_rank(unit_means(differences, units)),
                 scenes=len(known),
             )
         )
@@ -76,6 +97,15 @@ def compare(columns: Mapping[str, Column], reference: str, better: Better) -> li
     for result, p in zip(results, adjusted, strict=True):
         result["p"] = p
     return results
+
+
+def unit_means(column: Column, units: Units | None) -> Column:
+    """The mean of each unit's scenes that have the value, of those units that have some."""
+    known = ~np.isnan(column)
+    if units is None:
+        return column[known]
+    _, places = np.unique(units[known], return_inverse=True)
+    return np.bincount(places, column[known]) / np.bincount(places)
 
 
 def signed_rank(differences: Column) -> float | None:
@@ -118,6 +148,7 @@ def groups(benchmark: Benchmark, least: int) -> dict[str, list[int]]:
     return {name: own for name, own in sorted(found.items()) if len(own) >= least}
 
 
-def _interval(values: Column) -> list[float] | None:
-    low, high = bootstrap_interval(values.tolist(), seed=0)
+def _interval(values: Column, units: Units | None) -> list[float] | None:
+    numbers = None if units is None else units.tolist()
+    low, high = bootstrap_interval(values.tolist(), seed=0, units=numbers)
     return None if math.isnan(low) else [low, high]

@@ -1,6 +1,7 @@
 """Statistics of a benchmark: against statsmodels and scipy, and the sign of an advantage."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from anyscene.benchmark.statistics import (
     holm,
     scene_means,
     signed_rank,
+    unit_means,
+    units_of,
 )
 from anyscene.metrics.catalogue import Better
 
@@ -67,6 +70,43 @@ def test_pairs_without_a_value_are_left_out():
     assert pair["interval"] is None
     assert pair["p"] is None
     assert signed_rank(np.array([0.0, 0.0])) == 1
+
+
+def test_scenes_of_one_unit_are_drawn_together_and_tested_as_one():
+    """Copies of a scene say nothing new: neither interval nor p may become smaller by them."""
+    random = np.random.default_rng(0)
+    subjects = random.normal(0.7, 1, 20)
+    copies = {"a": np.repeat(subjects, 25), "b": np.zeros(500)}
+    units = np.repeat(np.arange(20), 25)
+    alone = {"a": subjects, "b": np.zeros(20)}
+    (one,), (many,) = compare(alone, "a", Better.higher), compare(copies, "a", Better.higher, units)
+    assert many["interval"] == pytest.approx(one["interval"], abs=1e-9)
+    assert many["p"] == pytest.approx(one["p"])
+    assert many["advantage"] == pytest.approx(one["advantage"])
+    assert many["scenes"] == 500
+    assert estimate(copies["a"], units)["interval"] == pytest.approx(estimate(subjects)["interval"])
+    (apart,) = compare(copies, "a", Better.higher)
+    assert apart["p"] is not None
+    assert many["p"] is not None
+    assert apart["p"] < many["p"] / 100
+    assert estimate(np.array([1.0, 2.0]), np.array([7, 7]))["interval"] is None
+
+
+def test_means_of_units_leave_out_what_has_no_value():
+    column = np.array([1.0, np.nan, 3.0, np.nan])
+    assert unit_means(column, np.array([4, 4, 4, 9])).tolist() == [2.0]
+    assert unit_means(column, None).tolist() == [1.0, 3.0]
+
+
+def test_units_are_subjects_or_the_images_that_scenes_are_built_on(
+    demo_benchmark: Benchmark, subject_set: Benchmark
+):
+    again = replace(demo_benchmark, scenes=[*demo_benchmark.scenes, demo_benchmark.scenes[1]])
+    assert units_of(again).tolist() == [0, 1, 2, 3, 1]
+    layouts = [scene["layout"] for scene in subject_set.scenes]
+    first = [scene.get("subjects", [])[0]["name"] for scene in subject_set.scenes]
+    assert "pair" in layouts
+    assert units_of(subject_set).tolist() == [list(dict.fromkeys(first)).index(n) for n in first]
 
 
 def test_groups_have_enough_scenes(demo_benchmark: Benchmark):
