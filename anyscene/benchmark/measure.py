@@ -1,5 +1,6 @@
 """The figures of one run: a value for every image, and those of the whole set."""
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anyscene.benchmark.likeness import LIKENESS, Likeness
-from anyscene.benchmark.runs import Run
+from anyscene.benchmark.runs import Run, made_file
 from anyscene.benchmark.scenes import REAL, Benchmark, BenchmarkScene
 from anyscene.config import MetricsConfig
 from anyscene.manifest import GenerationLine
@@ -120,8 +121,8 @@ class Meter:
         parts = _parts([(scene["height"], scene["width"], False) for scene in scenes])
         for numbers in parts:
             part = [scenes[number] for number in numbers]
-            real = torch.stack([self._real(scene) for scene in part]).float() / 255
-            alpha = torch.stack([_image(self._mask(scene), "L") for scene in part]).float() / 255
+            real = torch.stack([self._file(scene, "real", "RGB") for scene in part]).float() / 255
+            alpha = torch.stack([self._file(scene, "mask", "L") for scene in part]).float() / 255
             self._judge(real, real, alpha, part)
         self._keep_judged(figures, parts)
         figures.values.pop("colour_shift", None)  # which would be from the scene to itself
@@ -162,12 +163,13 @@ class Meter:
     ) -> None:
         scenes = [self.benchmark.scenes[n] for n in numbers]
         image, raw = (
-            torch.stack([_image(folder / line[kind], "RGB") for line in lines])
+            torch.stack([_image(made_file(folder, line, kind), "RGB") for line in lines])
             for kind in ("image", "image_raw")
         )
         canvas = None
         if lines[0]["canvas"] is not None:  # of all: see `_parts`
-            canvas = torch.stack([_image(folder / str(line["canvas"]), "RGBA") for line in lines])
+            canvases = [made_file(folder, line, "canvas") for line in lines]
+            canvas = torch.stack([_image(data, "RGBA") for data in canvases])
         batch = ScoreBatch(
             numbers=list(numbers),
             image=image.to(self.device),
@@ -214,11 +216,8 @@ class Meter:
             else:
                 _add_column(figures, metric, np.asarray(columns[metric])[place])
 
-    def _real(self, scene: BenchmarkScene) -> Tensor:
-        return _image(self.benchmark.folder / str(scene["real"]), "RGB")
-
-    def _mask(self, scene: BenchmarkScene) -> Path:
-        return self.benchmark.folder / str(scene["mask"])
+    def _file(self, scene: BenchmarkScene, kind: str, mode: str) -> Tensor:
+        return _image((self.benchmark.folder / str(scene[kind])).read_bytes(), mode)
 
 
 def load_segmenter(path: str, device: str) -> Segmenter:
@@ -284,8 +283,8 @@ def write_reference(benchmark: Benchmark, config: MetricsConfig, folder: Path, d
     return bool(extractors)
 
 
-def _image(path: Path, mode: str) -> Tensor:
+def _image(content: bytes, mode: str) -> Tensor:
     """C H W u8."""
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(content)) as file:
         pixels = np.array(file.convert(mode))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()

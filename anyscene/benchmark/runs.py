@@ -1,5 +1,6 @@
 """What `run` left in its folders, checked to be comparable: the same scenes, seeds and sampling."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from anyscene.manifest import GenerationLine, read_generation_manifest
 RUN_NAME = "run.json"
 SAME = ("images", "negative_prompt", "steps", "scheduler", "guidance_scale", "dtype")
 """Fields of `run.json` that all compared methods must share."""
+
+CHECKSUMS = {"image": "sha256", "image_raw": "sha256_raw", "canvas": "canvas_sha256"}
+"""A line's checksum of each of its files."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,15 @@ def _read_run(benchmark: Benchmark, name: str | None, folder: Path) -> Run:
             )
         lines.append([own[seed] for seed in sorted(own)])
     return Run(folder, name or record["method"], record["method"], record, lines)
+
+
+def made_file(folder: Path, line: GenerationLine, kind: str) -> bytes:
+    """A file of a line, by `CHECKSUMS`. Raises `DamageError` where it is not the one it names."""
+    path = folder / line[kind]
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != line[CHECKSUMS[kind]]:
+        raise DamageError(
+            f"{path} is missing or not the file that the manifest names: figures would not be of "
+            "this run; remove it and run the method again"
+        )
+    return content

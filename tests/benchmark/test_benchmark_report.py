@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from anyscene.benchmark.runs import Run, read_runs
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.benchmark.score import score
 from anyscene.config import MetricsConfig
-from anyscene.errors import ConfigError, InputError
+from anyscene.errors import ConfigError, DamageError, InputError
 from anyscene.generate import generate
 from anyscene.scene_list import GenerateSettings, Scene
 
@@ -133,6 +134,23 @@ def test_set_metrics_compare_with_the_real_images_and_have_a_spread_over_seeds(
     assert own["figures"]["colour_shift"]["value"] > 0
     for group in record["groups"].values():
         assert not {"fid", "kid", "cmmd"} & group["methods"]["anyscene"].keys()
+
+
+@pytest.mark.parametrize("kind", ["image", "image_raw", "canvas"])
+def test_image_that_is_not_the_one_that_was_made_is_not_scored(
+    demo_benchmark: Benchmark, runs: list[Run], tmp_path: Path, kind: str
+):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1].folder, folder)
+    (copy,) = read_runs(demo_benchmark, [(None, folder)])
+    path = folder / str(copy.lines[2][1][kind])
+    with Image.open(path) as file:
+        changed = file.copy()
+    changed.putpixel((0, 0), (1, 2, 3, 4)[: len(changed.getbands())])
+    changed.save(path)
+    with pytest.raises(DamageError, match=rf"{path.name} is missing or not the file"):
+        score(demo_benchmark, [copy], tmp_path / "scores", MetricsConfig(), device="cpu")
+    assert not (tmp_path / "scores" / "scores.json").exists()
 
 
 def test_gallery_has_a_row_a_foreground_and_a_column_a_context(
