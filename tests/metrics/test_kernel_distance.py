@@ -98,6 +98,14 @@ def test_a_replicate_is_the_distance_of_the_drawn_images_without_copies_of_one_a
 
 
 @pytest.mark.parametrize("definition", [KID, CMMD], ids=["KID", "CMMD"])
+def test_drawing_every_image_once_gives_the_distance_itself(definition) -> None:
+    """A replicate leaves out an image's pair with itself, which CMMD counts: it is shifted back."""
+    generated, real = features(9, 3, seed=0), features(7, 3, seed=1)
+    value, replicates = mmd(generated, real, definition, torch.ones(1, 9, dtype=torch.float64))
+    assert float(replicates[0]) == pytest.approx(float(value), abs=1e-9)
+
+
+@pytest.mark.parametrize("definition", [KID, CMMD], ids=["KID", "CMMD"])
 def test_the_interval_covers_the_distance_of_all_images_there_could_be(definition) -> None:
     population, real = features(4000, 6, seed=0, shift=0.4), features(60, 6, seed=1)
     truth = float(mmd(population, real, KID)[0])

@@ -13,6 +13,7 @@ from anyscene.metrics.preprocess import (
     pad_to_square,
     resize_and_crop,
     resize_bicubic,
+    resize_square,
 )
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared/data/coco_mini/images"
@@ -74,6 +75,35 @@ def test_clip_preparation_is_that_of_transformers_but_for_eight_bits_between_the
     # Pillow rounds, and clips what overshoots, between its two passes too
     assert float(levels.mean()) < 0.3
     assert float((levels > 1).float().mean()) < 0.01
+
+
+@pytest.mark.parametrize("size", [(480, 640), (64, 64)])
+def test_square_for_dino_has_eight_bits_as_pillow_s(size):
+    """FD-DINOv2 resizes files: Pillow's result is rounded to levels before it is normalised."""
+    image = picture(*size)
+    theirs = np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
+    ours = resize_square(as_saved(tensor(image)), 224)[0].permute(1, 2, 0) * 255
+    assert torch.equal(ours, ours.round())
+    levels = np.abs(ours.numpy() - theirs)
+    assert levels.mean() < 0.3
+    assert (levels > 1).mean() < 0.01
+
+
+def test_crop_at_an_odd_margin_begins_where_torchvision_s_does():
+    """`int(round((width - side) / 2.0))`, which takes 1.5 for 2, and 0.5 for 0."""
+    image = torch.arange(8) / 255
+    assert (resize_and_crop(image[:7].expand(1, 3, 4, 7), 4)[0, 0, 0] * 255).tolist() == [
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert (resize_and_crop(image[:5].expand(1, 3, 4, 5), 4)[0, 0, 0] * 255).tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_floats_count_as_the_png_file_of_them():
