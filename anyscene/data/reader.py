@@ -124,11 +124,14 @@ class ShardReader:
         return self.files[shard]
 
     def _with_retries(self, shard: int, read: Callable[[int], Value]) -> Value:
-        """`read(shard)`, tried again after an I/O error. Raises `InputError` after the last try."""
+        """`read(shard)`, tried again after an I/O error, with the file opened anew: an NFS handle
+        that is stale once stays so. Raises `InputError` after the last try."""
         for attempt in range(READ_TRIES):
             try:
                 return read(shard)
             except OSError as error:
+                if shard in self.files:
+                    os.close(self.files.pop(shard))
                 if attempt == READ_TRIES - 1:
                     raise InputError(
                         f"{self.shards.shards[shard].name} of {self.shards.location!r} cannot be "

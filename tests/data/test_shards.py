@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -221,6 +222,41 @@ def test_io_errors_are_retried_and_are_no_damage(
     batches = train_batches(manifest, 2)
     assert keys_of(batches) == expected
     assert damage_of(batches) == []
+
+
+def test_file_handle_that_went_stale_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS after a server's failover: the old handle fails for good, a new one reads."""
+    manifest = write_shards(tmp_path, [8])
+    expected = keys_of(train_batches(manifest, 2))
+    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.001)
+    opened: list[int] = []
+    stale: list[int] = []
+    plain_open, read, close = os.open, os.pread, os.close
+
+    def open_file(path: Any, *rest: int) -> int:
+        opened.append(plain_open(path, *rest))
+        return opened[-1]
+
+    def close_file(file: int) -> None:
+        if file in stale:
+            stale.remove(file)
+        close(file)
+
+    def fail_once(file: int, size: int, offset: int) -> bytes:
+        if len(opened) == 1:
+            stale.append(file)
+        if file in stale:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(file, size, offset)
+
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "close", close_file)
+    monkeypatch.setattr(os, "pread", fail_once)
+    batches = train_batches(manifest, 2)
+    assert keys_of(batches) == expected
+    assert len(opened) > 1
 
 
 def test_a_lasting_io_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
