@@ -69,3 +69,14 @@ def test_ssim_does_not_see_what_surrounds_the_elements() -> None:
     assert same == pytest.approx(1)
     assert different < 0.5
     assert math.isnan(empty)
+
+
+def test_ssim_leaves_out_the_soft_edge_of_the_elements() -> None:
+    """There the canvas is mixed: only pixels that are the element's own count."""
+    image, other = torch.rand(2, 1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    alpha = torch.zeros(1, 1, 24, 24)
+    alpha[..., 4:16, 4:20] = 0.94
+    alpha[..., 6:14, 6:18] = 0.96
+    metric = MaskedSsim("ssim_in_mask")
+    metric.update(image, torch.where(alpha > 0.95, image, other), alpha)
+    assert metric.per_image()["ssim_in_mask"].tolist() == pytest.approx([1])

@@ -20,9 +20,11 @@ from anyscene.errors import InputError
 from anyscene.metrics import networks
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics.catalogue import CATALOGUE, MetricResult, ScoreBatch
+from anyscene.metrics.metric_set import MetricSet
 from anyscene.metrics.networks import Networks
 from anyscene.metrics.preprocess import as_saved
 from anyscene.metrics.reference import Reference
+from anyscene.metrics.suite import SceneMetrics
 
 COUNT, SIDE = 7, 48
 NEED_WEIGHTS_OF_THEIR_OWN = {"aesthetic_v2", "lpips", "lpips_blended"}
@@ -110,6 +112,38 @@ def test_without_weights_only_pixels_are_compared():
     assert found == {
         f"{name}_in_mask{end}" for name in ("psnr", "ssim") for end in ("", "_blended")
     }
+
+
+def test_fidelity_before_blending_is_of_the_raw_image_and_after_it_of_the_final_one():
+    whole = batch()
+    metrics = build_metric_set(MetricsConfig())
+    metrics.update(replace(whole, image=whole.foreground))
+    results = metrics.compute()
+    assert results["psnr_in_mask_blended"].value == 100  # the elements' own pixels
+    assert results["ssim_in_mask_blended"].value == pytest.approx(1)
+    assert (results["psnr_in_mask"].value or 0) < 20
+    assert (results["ssim_in_mask"].value or 0) < 0.5
+
+
+class Seen(SceneMetrics):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def update(self, *shown: Any) -> None:
+        self.shown = shown
+
+
+def test_judge_is_shown_the_raw_image_first_and_the_final_one_for_what_is_blended():
+    whole, judge = batch(), Seen()
+    MetricSet([], [], {}, judge).update(whole)
+    generated, blended, scene, alpha, truths = judge.shown
+    assert torch.equal(generated, whole.raw)
+    assert torch.equal(blended, whole.image)
+    assert torch.equal(scene, whole.real)
+    assert torch.equal(alpha, whole.alpha)
+    assert truths == [None] * COUNT
 
 
 def test_a_batch_without_what_a_metric_needs_gives_a_reason(config):
