@@ -67,7 +67,8 @@ def isolated(source: Source) -> Element | None:
     """The largest element that no other one touches and that may be a guest; None without any."""
     fitting = []
     for number, element in enumerate(source.meta["elements"], start=1):
-        around = _box(element).grown(SOFT_REACH + 1)
+        # numbers end at the hard edge: an own soft edge's reach, and one of the neighbour's
+        around = _box(element).grown(2 * SOFT_REACH)
         around = around.intersection(Box(0, 0, *source.mask.shape))
         if around is None or element["area_share"] > LARGEST_GUEST:
             continue

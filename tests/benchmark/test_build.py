@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anyscene.benchmark.build import BuildSettings, build
+from anyscene.benchmark.layouts import recombined
 from anyscene.benchmark.prompts import listed, named, recombined_prompt
 from anyscene.benchmark.scenes import Benchmark, categories_of, read_benchmark
-from anyscene.benchmark.sources import stratified
+from anyscene.benchmark.sources import Source, stratified
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
 from anyscene.errors import DamageError, InputError
+from data_prep.boxes import SOFT_REACH
+from data_prep.framing import soften
 
 COCO = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_mini"
 
@@ -70,6 +74,32 @@ def test_recombined_scene_joins_elements_of_several_images(demo_shards: Path, tm
             assert (columns.min(), rows.min()) == (left, top)
             assert (columns.max() + 1 - left, rows.max() + 1 - top) == (width, height)
             assert f" {element['category']}" in scene["prompt"]
+
+
+@pytest.mark.parametrize("gap", range(1, 7))
+def test_guest_brings_no_soft_edge_of_its_neighbour_along(gap: int):
+    """Two squares side by side, `gap` pixels apart, with soft edges as prepared."""
+    numbers = np.zeros((64, 64), np.uint8)
+    numbers[20:30, 10:20] = 1
+    numbers[20:28, 20 + gap : 28 + gap] = 2
+    mask = soften((numbers > 0).astype(np.uint8) * 255, 1.0)
+    alone = soften((numbers == 1).astype(np.uint8) * 255, 1.0)
+    scene = np.full((64, 64, 3), 90, np.uint8)
+    elements = [
+        {"category": name, "box_xywh": box, "area_share": share, "annotation_id": n}
+        for n, (name, box, share) in enumerate(
+            [("a", [10, 20, 10, 10], 0.02), ("b", [20 + gap, 20, 8, 8], 0.01)]
+        )
+    ]
+    meta: Any = {"elements": elements, "image_id": 1}
+    empty: Any = {"elements": [], "image_id": 2}
+    blank = np.zeros((64, 64), np.uint8)
+    host = Source(empty, "scene.png", b"", scene, blank, blank)
+    guest = Source(meta, "scene.png", b"", scene, mask, numbers)
+    canvas, placed, _ = recombined(host, [guest], np.random.default_rng(0), 1)
+    assert bool(placed) == (gap >= 2 * SOFT_REACH)
+    if placed:
+        assert canvas.alpha.sum(dtype=int) == alone.sum(dtype=int)
 
 
 def test_damaged_benchmark_is_refused(demo_shards: Path, tmp_path: Path):
