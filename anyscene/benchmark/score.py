@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from anyscene.benchmark.measure import FRECHET, INFO, KERNEL, Figures, Meter
 from anyscene.benchmark.methods import TOLD_THE_ANSWER
@@ -34,6 +35,8 @@ from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.files import replace_file, write_json
 from anyscene.metrics.bootstrap import percentile_interval
+from anyscene.metrics.suite import SceneMetrics
+from anyscene.models.base import weights_sha256
 
 SCORES_NAME, TABLE_NAME = "scores.json", "per_image.csv"
 OURS = "anyscene"
@@ -87,7 +90,7 @@ def score(
         "real": None if real is None else _estimates(real, units),
         "groups": _grouped(benchmark, runs, measured, least, units),
         "comparisons": comparisons(runs, measured, units),
-        "found_by": found_by(config, sam),
+        "found_by": found_by(meter, config, sam),
         "not_computed": _not_computed(measured),
     }
     write_json(out / SCORES_NAME, record)
@@ -96,11 +99,16 @@ def score(
     return record
 
 
-def found_by(config: MetricsConfig, sam: str | None) -> str | None:
-    """What finds the elements in an image."""
+def found_by(meter: Meter, config: MetricsConfig, sam: str | None) -> str | None:
+    """What finds the elements in an image, and the checksum of its weights."""
+    judge = meter.judge
+    network = judge.judge if isinstance(judge, SceneMetrics) else judge.segmenter
+    if not isinstance(network, nn.Module):
+        return None
+    weights = weights_sha256(network)[:12]
     if config.judge is not None:
-        return f"the segmenter and classifier of {config.judge}"
-    return None if sam is None else f"the SAM of {sam}, by points in each element"
+        return f"the segmenter and classifier of {config.judge} ({weights})"
+    return f"the SAM of {sam} ({weights}), by points in each element"
 
 
 def columns_of(figures: Figures) -> dict[str, Column]:
@@ -113,7 +121,7 @@ def _estimates(figures: Figures, units: Units) -> dict[str, Any]:
 
 
 def _method(run: Run, figures: Figures, units: Units) -> dict[str, Any]:
-    sets = {metric: _set_figure(metric, values, figures) for metric, values in figures.sets.items()}
+    sets = {metric: set_figure(metric, values, figures) for metric, values in figures.sets.items()}
     return {
         "method": run.method,
         "told_the_answer": run.method in TOLD_THE_ANSWER,
@@ -127,7 +135,7 @@ def _method(run: Run, figures: Figures, units: Units) -> dict[str, Any]:
     }
 
 
-def _set_figure(metric: str, values: Sequence[float], figures: Figures) -> dict[str, Any]:
+def set_figure(metric: str, values: Sequence[float], figures: Figures) -> dict[str, Any]:
     """A figure of a whole set: the mean over generation seeds, and what is known of its spread."""
     result: dict[str, Any] = {
         "value": float(np.mean(values)),

@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from anyscene.benchmark.measure import boxes_at
+from anyscene.benchmark.measure import Figures, boxes_at
 from anyscene.benchmark.pictures import ranked_scenes
 from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.score import set_figure
 from anyscene.benchmark.statistics import (
     best_of,
     compare,
@@ -30,6 +31,16 @@ def test_holm_is_that_of_statsmodels():
     expected = multipletests(values, method="holm")[1]
     assert holm(values) == pytest.approx(list(expected), abs=1e-12)
     assert holm([0.5, None, 0.01]) == [0.5, None, 0.02]
+    rising = [0.02, 0.022, 0.9]  # 2 x 0.022 is less than 3 x 0.02: an order must stay one
+    assert holm(rising) == pytest.approx(list(multipletests(rising, method="holm")[1]), abs=1e-12)
+
+
+def test_scenes_without_a_difference_count_in_the_signed_rank_test():
+    """Pratt 1959: zeros take ranks, so that ties do not make a difference look surer."""
+    differences = np.array([0.0, 0.0, 0.0, 0.1, 0.2, 0.3, -0.4, 0.5, 0.6, 0.7])
+    expected = stats.wilcoxon(differences, zero_method="pratt").pvalue
+    assert signed_rank(differences) == pytest.approx(expected)
+    assert expected != pytest.approx(stats.wilcoxon(differences, zero_method="wilcox").pvalue)
 
 
 def test_mean_over_seeds_comes_before_the_mean_over_scenes():
@@ -107,6 +118,21 @@ def test_units_are_subjects_or_the_images_that_scenes_are_built_on(
     first = [scene.get("subjects", [])[0]["name"] for scene in subject_set.scenes]
     assert "pair" in layouts
     assert units_of(subject_set).tolist() == [list(dict.fromkeys(first)).index(n) for n in first]
+
+
+def test_interval_of_a_set_s_figure_is_of_the_mean_over_seeds():
+    """Seeds draw the same scenes: their replicates are averaged, as their values are."""
+    drawn = np.random.default_rng(0).normal(5, 1, (3, 400))
+    figures = Figures(replicates={"kid": drawn})
+    figure = set_figure("kid", [4.0, 5.0, 6.0], figures)
+    assert (figure["value"], figure["spread"]) == (5.0, 1.0)
+    assert figure["interval"] == pytest.approx(np.quantile(drawn.mean(axis=0), [0.025, 0.975]))
+    assert set_figure("fid", [4.0], figures) == {
+        "value": 4.0,
+        "interval": None,
+        "seeds": [4.0],
+        "spread": None,
+    }
 
 
 def test_groups_have_enough_scenes(demo_benchmark: Benchmark):

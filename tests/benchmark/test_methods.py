@@ -27,6 +27,7 @@ from anyscene.benchmark.methods.base import (
     stock_call,
 )
 from anyscene.benchmark.methods.inpaint_anything import four_channel_inpainting
+from anyscene.benchmark.methods.sam import SamMasks
 from anyscene.benchmark.scenes import Benchmark
 from anyscene.compositing.blending import eroded_mask
 from anyscene.config import SampleConfig
@@ -178,8 +179,6 @@ def test_base_of_other_latents_is_inpainted_by_our_sampler(
 
 
 def test_sam_finds_a_mask_of_each_box(tmp_path: Path):
-    from anyscene.benchmark.methods.sam import SamMasks
-
     sam = SamMasks(tiny_sam(tmp_path))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     masks = sam.from_boxes(image, [(3, 4, 20, 20), (30, 10, 12, 30)])
@@ -196,6 +195,12 @@ def test_inpaint_anything_with_sam_keeps_what_sam_finds_in_the_real_scene(
     model = load_model(str(family_base(tmp_path / "sd15", "sd15")), "fp32", "cpu")
     settings = MethodSettings(SampleConfig(), sam=tiny_sam(tmp_path / "sam"))
     method: Any = method_class("inpaint_anything")(model, settings)
+    other = SamMasks(settings.sam)
+    next(iter(other.model.parameters())).data.add_(1)
+    plain, own = model.sha256, method.fields()["model_sha256"]
+    method.sam, kept = other, method.sam
+    assert len({plain, own, method.fields()["model_sha256"]}) == 3  # a resume tells SAMs apart
+    method.sam = kept
     (job,) = make_jobs(1)
     ((final, raw),) = method.make([job])
     with Image.open(job.folder / str(job.scene["real"])) as file:

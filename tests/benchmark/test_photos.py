@@ -14,6 +14,8 @@ from anyscene.benchmark.score import score
 from anyscene.cli import main
 from anyscene.config import MetricsConfig
 from anyscene.errors import InputError
+from anyscene.metrics.sam import SamSegmenter
+from anyscene.models.base import weights_sha256
 from anyscene.scene_list import GenerateSettings
 
 COCO = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_mini"
@@ -40,6 +42,8 @@ def test_photos_are_run_scored_and_reported(tiny_base_folder: Path, tmp_path: Pa
     assert record["benchmark"]["layouts"] == {"original": 2, "recombined": 2}
     assert {"layout: original", "layout: recombined"} <= record["groups"].keys()
     assert record["real"] is None
+    weights = weights_sha256(SamSegmenter.from_pretrained(sam))[:12]
+    assert record["found_by"] == f"the SAM of {sam} ({weights}), by points in each element"
     figures = record["methods"]["paste"]["figures"]
     for name in ("psnr_in_mask_blended", "mask_iou", "growth", "boundary_f", "colour_shift"):
         assert figures[name]["scenes"] == 4, name

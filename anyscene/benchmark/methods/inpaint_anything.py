@@ -5,6 +5,7 @@ The mask is the benchmark's; or, with a SAM model, what SAM finds from each elem
 Inpaint Anything itself.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from anyscene.benchmark.methods.base import (
 )
 from anyscene.benchmark.methods.sam import SamMasks
 from anyscene.image_jobs import Model
-from anyscene.models.base import encode_images
+from anyscene.models.base import encode_images, weights_sha256
 
 STOCK_CHANNELS = (4, 9)  # of the UNet: a plain base, or one made for inpainting
 
@@ -41,7 +42,10 @@ class InpaintAnything:
         self.pipeline = _stock_inpainting(model)
 
     def fields(self) -> dict[str, Any]:
-        return ALPHA
+        if self.sam is None:
+            return ALPHA
+        both = f"{self.model.sha256} {weights_sha256(self.sam.model)}"
+        return ALPHA | {"model_sha256": hashlib.sha256(both.encode()).hexdigest()}
 
     def make(self, jobs: Sequence[SceneJob]) -> Pngs:
         if self.sam is not None:
