@@ -34,7 +34,7 @@ from anyscene.config import MetricsConfig
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.files import replace_file, write_json
-from anyscene.metrics.bootstrap import percentile_interval
+from anyscene.metrics.bootstrap import known_interval, percentile_interval
 from anyscene.metrics.suite import SceneMetrics
 from anyscene.models.base import weights_sha256
 
@@ -146,7 +146,8 @@ def set_figure(metric: str, values: Sequence[float], figures: Figures) -> dict[s
     assert metric in FRECHET + KERNEL
     if metric in KERNEL and metric in figures.replicates:
         drawn = torch.from_numpy(figures.replicates[metric].mean(axis=0))
-        result["interval"] = list(percentile_interval(drawn))
+        interval = known_interval(percentile_interval(drawn))
+        result["interval"] = None if interval is None else list(interval)
     return result
 
 

@@ -1,6 +1,5 @@
 """Means with intervals, comparisons in pairs, and groups of scenes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from anyscene.benchmark.scenes import Benchmark, BenchmarkScene, categories_of
-from anyscene.metrics.bootstrap import bootstrap_interval
+from anyscene.metrics.bootstrap import bootstrap_interval, known_interval
 from anyscene.metrics.catalogue import Better
 
 Column = NDArray[np.float64]
@@ -150,5 +149,5 @@ def groups(benchmark: Benchmark, least: int) -> dict[str, list[int]]:
 
 def _interval(values: Column, units: Units | None) -> list[float] | None:
     numbers = None if units is None else units.tolist()
-    low, high = bootstrap_interval(values.tolist(), seed=0, units=numbers)
-    return None if math.isnan(low) else [low, high]
+    found = known_interval(bootstrap_interval(values.tolist(), seed=0, units=numbers))
+    return None if found is None else list(found)

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 BATCH_NUMBERS = 4_000_000  # resampled numbers held at once
+UNDEFINED_DRAWS = 0.05  # largest share of replicates without a value
 
 
 def bootstrap_interval(
@@ -67,9 +68,19 @@ def draw_counts(images: int, resamples: int, seed: int) -> Tensor:
 
 
 def percentile_interval(replicates: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """(low, high) of bootstrap replicates; NaN without any."""
-    if not len(replicates):
+    """(low, high) of bootstrap replicates; NaN without any.
+
+    A replicate of KID or CMMD is NaN where one image alone was drawn, which has no pair: those few
+    of a small set are left out, and a set of two or three images, with many, has no interval.
+    """
+    known = replicates[~replicates.isnan()].cpu().numpy()
+    if len(known) <= (1 - UNDEFINED_DRAWS) * len(replicates):
         return math.nan, math.nan
     tail = (1 - level) / 2
-    low, high = np.quantile(replicates.cpu().numpy(), [tail, 1 - tail])
+    low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def known_interval(interval: tuple[float, float]) -> tuple[float, float] | None:
+    """The interval, None where there is none."""
+    return None if any(map(math.isnan, interval)) else interval

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from anyscene.metrics.bootstrap import bootstrap_interval, percentile_interval
+from anyscene.metrics.bootstrap import bootstrap_interval, known_interval, percentile_interval
 from anyscene.metrics.catalogue import CATALOGUE, MetricResult, ScoreBatch
 from anyscene.metrics.elements import element_crops, mask_boxes
 from anyscene.metrics.features import FeatureExtractor, exact_floats
@@ -219,7 +219,8 @@ def _per_image(entry: Entry, order: Tensor, draws: Draws) -> dict[str, MetricRes
             continue
         interval = None
         if draws is not None:
-            interval = bootstrap_interval(known.tolist(), seed=draws[1], resamples=draws[0])
+            found = bootstrap_interval(known.tolist(), seed=draws[1], resamples=draws[0])
+            interval = known_interval(found)
         results[name] = MetricResult(
             float(known.mean()), len(known), interval, None, values.tolist(), None, entry.details
         )
@@ -237,7 +238,7 @@ def _kernel(
     value, replicates = metric.with_replicates(order, resamples, seed)
     if value.isnan():
         return nothing
-    interval = None if draws is None else percentile_interval(replicates)
+    interval = None if draws is None else known_interval(percentile_interval(replicates))
     drawn = None if draws is None else replicates.tolist()
     result = MetricResult(
         float(value), len(order), interval, replicates=drawn, details=entry.details

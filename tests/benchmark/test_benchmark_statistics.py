@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,14 @@ def test_units_are_subjects_or_the_images_that_scenes_are_built_on(
     first = [scene.get("subjects", [])[0]["name"] for scene in subject_set.scenes]
     assert "pair" in layouts
     assert units_of(subject_set).tolist() == [list(dict.fromkeys(first)).index(n) for n in first]
+
+
+def test_box_of_an_element_covers_its_pixels_at_any_size():
+    scene: Any = {"height": 64, "width": 64, "elements": [{"box_xywh": [5, 7, 20, 50]}]}
+    ((left, top, right, bottom),) = boxes_at(scene, 96, 40)
+    assert (left, top, right, bottom) == (3, 10, 16, 86)  # outward from 3.1, 10.5, 15.6 and 85.5
+    scene["elements"][0]["box_xywh"] = [0, 0, 64, 64]
+    assert boxes_at(scene, 97, 41) == [(0, 0, 41, 97)]
 
 
 def test_interval_of_a_set_s_figure_is_of_the_mean_over_seeds():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from anyscene.metrics import kernel_distance
-from anyscene.metrics.bootstrap import draw_counts, percentile_interval
+from anyscene.metrics.bootstrap import draw_counts, known_interval, percentile_interval
 from anyscene.metrics.kernel_distance import CMMD, KID, cubic_kernel, mmd
 from anyscene.metrics.kid import KernelDistance
 
@@ -117,6 +117,18 @@ def test_the_interval_covers_the_distance_of_all_images_there_could_be(definitio
         low, high = percentile_interval(replicates, level=0.9)
         covered += low < truth < high
     assert 46 <= covered <= 60
+
+
+@pytest.mark.parametrize("definition", [KID, CMMD], ids=["KID", "CMMD"])
+def test_small_sets_have_an_interval_or_none_but_no_nan(definition) -> None:
+    """With four images a draw in 64 is of one of them alone, and has no pair."""
+    real = features(9, 4, seed=1)
+    for count, has in ((2, False), (3, False), (4, True), (9, True)):
+        replicates = mmd(features(count, 4, 0), real, definition, draw_counts(count, 1000, 0))[1]
+        found = known_interval(percentile_interval(replicates))
+        assert (found is not None) == has, count
+        if found is not None:
+            assert found[0] < found[1]
 
 
 def test_order_and_ranks_do_not_change_the_replicates() -> None:
