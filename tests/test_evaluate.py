@@ -2,11 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from tiny import tiny_config
 
+from anyscene import evaluate as evaluation
 from anyscene.cli import main
+from anyscene.config import SampleConfig
+from anyscene.evaluate import Bench
+from anyscene.held_out import Scenes, read_held_out
+from anyscene.metrics.judge import Judge
+from data_prep.demo_plan import TONES
 
 JUDGE = Path(__file__).resolve().parents[1] / "anyscene" / "assets" / "demo_judge"
 
@@ -56,3 +64,54 @@ def test_a_mistake_is_one_line(
     assert evaluate(judged_run, demo_shards, "--samples=1") == 2
     assert main(["evaluate", "nowhere", "--shards=x", "--judge=y", "--out=z"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+class TintsAsAsked(Bench):
+    """A model that gives the real scene, tinted as the prompt says; it keeps what is judged."""
+
+    truths: ClassVar[dict[int, Any]] = {}
+    judged: ClassVar[dict[str, Scenes]] = {}
+
+    def generate(self, scenes: Scenes, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        images = scenes.scene.clone()
+        for image, prompt, seed in zip(images, scenes.prompts, scenes.seeds, strict=True):
+            for tone, gains in TONES.items():
+                if f"{tone} light" in prompt:
+                    before = torch.tensor(TONES[self.truths[seed]["tone"]])
+                    image *= (torch.tensor(gains) / before)[:, None, None]
+        return images, images
+
+    def row(self, name: str, images: torch.Tensor, scenes: Scenes) -> dict[str, Any]:
+        self.judged[name] = scenes
+        return super().row(name, images, scenes)
+
+
+def test_controls_ask_for_what_they_judge_by(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that follows the prompt's tone has a response of 1, and truths follow the prompts."""
+    scenes = read_held_out(demo_shards / "val", 4, seed=0)
+    TintsAsAsked.truths = dict(zip(scenes.seeds, scenes.truths, strict=True))
+    monkeypatch.setattr(evaluation, "Bench", TintsAsAsked)
+    monkeypatch.setattr(evaluation, "_row_makers", lambda *_: {})  # they ask a pipeline
+    pipeline: Any = None
+    judge = Judge.from_pretrained(JUDGE)
+    record = evaluation.evaluate(
+        pipeline,
+        judge,
+        demo_shards / "val",
+        tmp_path / "out.json",
+        sample=SampleConfig(),
+        samples=4,
+        controls=True,
+    )
+    rows = {row["name"]: row["figures"] for row in record["controls"]}
+    swapped = "warm and cool swapped in the prompt"
+    assert rows[swapped]["tint_response"] == pytest.approx(1, abs=0.15)  # bright pixels clip
+    assert rows[swapped]["tone_accuracy"] > 0.5
+    for name, own in TintsAsAsked.judged.items():
+        for prompt, truth in zip(own.prompts, own.truths, strict=True):
+            assert truth is not None
+            where = {"above": "above"}.get(truth["direction"], f"the {truth['direction']}")
+            said = f"{truth['tone']} light from {where}" in prompt
+            assert said == (name != "no light in the prompt"), (name, prompt)
