@@ -58,6 +58,10 @@ def test_run_in_parts_gives_the_images_of_the_whole(
     assert [line["scene_id"] for line in joined] == [line["scene_id"] for line in whole]
     (own,) = read_runs(demo_benchmark, [("pasted", parts)])
     assert own.name == "pasted"
+    lower = [line | {"height": line["height"] // 2} for line in joined]
+    (parts / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lower))
+    with pytest.raises(InputError, match="they are not comparable"):
+        read_runs(demo_benchmark, [("whole", tmp_path / "whole"), ("parts", parts)])
     assert own.repeats == 2
 
 
