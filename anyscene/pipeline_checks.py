@@ -10,7 +10,7 @@ from torch import Tensor
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.layout_settings import LayoutControl
-from anyscene.models.text import TextCondition, TextEncoders
+from anyscene.models.text import SIZE_NUMBERS, TextCondition
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 ROUNDING = 0.01
@@ -64,24 +64,30 @@ def check_prompts(prompts: Any, name: str) -> list[str]:
     return list(listed)
 
 
-def check_embeddings(
-    encoders: TextEncoders, hidden: Tensor, pooled: Tensor | None, name: str
-) -> None:
-    """Raises `InputError` where embeddings are not of the shape that a base's own have."""
-    if (pooled is None) != (encoders.text_encoder_2 is None):
+def text_widths(unet: Any) -> tuple[int, int | None]:
+    """Channels of the text that a UNet takes, and of the pooled one, which None but SDXL has."""
+    config = unet.config
+    if config.addition_embed_type != "text_time":
+        return config.cross_attention_dim, None
+    sizes = SIZE_NUMBERS * config.addition_time_embed_dim
+    return config.cross_attention_dim, config.projection_class_embeddings_input_dim - sizes
+
+
+def check_embeddings(unet: Any, hidden: Tensor, pooled: Tensor | None, name: str) -> None:
+    """Raises `InputError` where embeddings are not of the shape that the UNet takes."""
+    width, pooled_width = text_widths(unet)
+    if (pooled is None) != (pooled_width is None):
         needed = "needs" if pooled is None else "has no use for"
         raise InputError(f"{name}_embeds of this base {needed} pooled embeddings beside it")
-    width, second = encoders.text_encoder.config.hidden_size, encoders.text_encoder_2
-    width += 0 if second is None else second.config.hidden_size
     if hidden.ndim != 3 or hidden.shape[2] != width:
         raise InputError(
             f"{name}_embeds has shape {tuple(hidden.shape)}; expected (prompts, tokens, {width})"
         )
-    if second is None or pooled is None:
-        return
-    expected = (len(hidden), second.config.projection_dim)
-    if pooled.shape != expected:
-        raise InputError(f"pooled {name}_embeds has shape {tuple(pooled.shape)}, not {expected}")
+    if pooled is not None and pooled.shape != (len(hidden), pooled_width):
+        raise InputError(
+            f"pooled {name}_embeds has shape {tuple(pooled.shape)}, not "
+            f"{(len(hidden), pooled_width)}"
+        )
 
 
 def check_negative(full: TextCondition, empty: TextCondition) -> None:

@@ -235,7 +235,15 @@ def test_arguments_of_a_configuration():
         ({"prompt": []}, "prompt=[] must be a text"),
         ({"prompt": ["a", 3]}, "prompt=['a', 3] must be a text"),
         ({"negative_prompt": 3}, "negative_prompt=3 must be a text"),
-        ({"prompt_embeds": torch.zeros(2, 32, 17)}, "has shape (2, 32, 17); expected (prompts, "),
+        (
+            {"prompt": None, "prompt_embeds": torch.zeros(2, 32, 17)},
+            "has shape (2, 32, 17); expected (prompts, ",
+        ),
+        ({"prompt_embeds": torch.zeros(2, 32, 16)}, "give prompt or prompt_embeds, not both"),
+        (
+            {"negative_prompt": "fog", "negative_prompt_embeds": torch.zeros(2, 32, 16)},
+            "give negative_prompt or negative_prompt_embeds, not both",
+        ),
         ({"negative_prompt_embeds": torch.zeros(2, 7, 16)}, "have 7 tokens, the prompts 32"),
         ({"num_inference_steps": 0}, "num_inference_steps=0 must be a whole number greater than 0"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0 must be a whole number"),
@@ -248,7 +256,11 @@ def test_arguments_of_a_configuration():
         ({"layout": {"attention": 4}}, "layout={'attention': 4} must be a LayoutControl"),
         ({"latents": torch.zeros(2, 4, 8, 9)}, "latents has shape (2, 4, 8, 9); expected (2, 4, "),
         (
-            {"prompt_embeds": torch.zeros(2, 32, 16), "pooled_prompt_embeds": torch.zeros(2, 8)},
+            {
+                "prompt": None,
+                "prompt_embeds": torch.zeros(2, 32, 16),
+                "pooled_prompt_embeds": torch.zeros(2, 8),
+            },
             "prompt_embeds of this base has no use for pooled embeddings beside it",
         ),
     ],
