@@ -14,6 +14,7 @@ from anyscene.cli import main
 from anyscene.config import Config, Optimizer, TrainConfig
 from anyscene.cost import GIB, StepCost, count_step, images_at_peak
 from anyscene.counted_memory import EightBitAdamW, LiveBytes
+from anyscene.errors import ConfigError
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import fake_base, load_base
 from anyscene.models.trained import trained_parameters
@@ -41,11 +42,10 @@ def costs_of_sd15(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def costs_of_sdxl(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Costs:
-    """As if bitsandbytes were here; nothing of it is needed for counting."""
     base = published_base(tmp_path_factory.mktemp("sdxl") / "base", "sdxl")
     saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
     options = {"lean": LEAN, "leaner": (*LEAN, *saving)}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # bitsandbytes is not needed for counting
         patch.setattr(config_checks, "find_spec", lambda _: True)
         return {
             name: count_step(config_of(base, demo_shards, "data.batch_size=1", *own))
@@ -195,10 +195,19 @@ def test_flops_mode_counts_live_bytes() -> None:
 
 
 def test_flops_are_printed_by_a_dry_run(
-    tiny_base_folder: Path, demo_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base_folder: Path,
+    demo_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs")
-    assert main(["train", str(tmp_path / "runs/tiny.yaml"), "--dry-run"]) == 0
+    """Without the packages of the optimizer and the tracker, which only a run needs."""
+    monkeypatch.setattr(config_checks, "find_spec", lambda _: None)
+    config = tmp_path / "runs/tiny.yaml"
+    with pytest.raises(ConfigError, match="needs the package wandb"):
+        tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs", "log.logger=wandb")
+    only_a_run = ["train.optimizer=adamw8bit", "log.logger=wandb"]
+    assert main(["train", str(config), *only_a_run, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "TFLOP an image of 64x64" in printed
     assert "3 steps of 2 images" in printed
