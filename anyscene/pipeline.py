@@ -259,9 +259,11 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         """What encodes prompts; None where the pipeline has no text encoder."""
         if self.text_encoder is None or self.tokenizer is None:
             return None
-        return TextEncoders(
-            self.tokenizer, self.text_encoder, self.tokenizer_2, self.text_encoder_2
+        first, second = (
+            (self.tokenizer, self.text_encoder),
+            (self.tokenizer_2, self.text_encoder_2),
         )
+        return TextEncoders(self._execution_device, *first, *second)
 
     def _foreground(
         self, rgb: Tensor | None, alpha: Tensor | None, count: int, repeat: int
