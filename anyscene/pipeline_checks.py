@@ -21,7 +21,8 @@ def check_numbers(
     counts: Mapping[str, Any], scales: Mapping[str, Any], span: tuple[Any, Any]
 ) -> None:
     """Raises `InputError` where a count (None: by default) is no positive whole number, a scale is
-    no finite number, or the span of steps in which the FIM acts is none within [0, 1]."""
+    no finite number, or the span of steps in which the FIM acts, or the share of
+    `guidance_rescale`, is none within [0, 1]."""
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise InputError(f"{name}={count!r} must be a whole number greater than 0")
@@ -34,6 +35,8 @@ def check_numbers(
             finite = False
         if not finite:
             raise InputError(f"{name}={value!r} must be a number")
+    if not 0 <= scales["guidance_rescale"] <= 1:
+        raise InputError(f"guidance_rescale={scales['guidance_rescale']} must be between 0 and 1")
     if not 0 <= start < end <= 1:
         raise InputError(
             f"control_guidance_start={start} and control_guidance_end={end} must be shares of the "

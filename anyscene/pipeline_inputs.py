@@ -1,7 +1,9 @@
 """What a caller of the pipeline gives, checked and in the form that sampling takes."""
 
 import inspect
+import logging
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from anyscene.pipeline_checks import (
     check_prompts,
     check_range,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,19 @@ def text_condition(encoders: TextEncoders | None, unet: Any, given: TextInput) -
                 f"{given.name}={given.prompts!r}, but this pipeline was loaded without its text "
                 f"encoder: give {given.name}_embeds"
             )
+        for end in filter(None, map(encoders.unread, prompts)):
+            tell_unread(given.name, encoders.tokenizer.model_max_length, end)
         return encoders.encode(prompts)
     if given.prompts is not None:
         raise InputError(f"give {given.name} or {given.name}_embeds, not both")
     check_embeddings(unet, given.hidden, given.pooled, given.name)
     return TextCondition(given.hidden, given.pooled)
+
+
+@cache
+def tell_unread(name: str, limit: int, end: str) -> None:
+    """Log, once for each, that the end of a prompt is not read."""
+    log.warning("%s: the text encoder reads %d tokens; not read is %r", name, limit, end)
 
 
 def text_conditions(

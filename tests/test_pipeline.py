@@ -249,6 +249,7 @@ def test_arguments_of_a_configuration():
         ({"num_images_per_prompt": 0}, "num_images_per_prompt=0 must be a whole number"),
         ({"height": -64}, "height=-64 must be a whole number greater than 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale=nan must be a number"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale=1.5 must be between 0 and 1"),
         ({"controlnet_conditioning_scale": [1.0]}, "controlnet_conditioning_scale=[1.0] must be a"),
         ({"control_guidance_start": 0.5, "control_guidance_end": 0.2}, "the start below the end"),
         ({"blend": "mix"}, "blend='mix' must be none, alpha, detail, laplacian, poisson"),

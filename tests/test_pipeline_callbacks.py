@@ -1,4 +1,4 @@
-"""Callbacks at the end of a step, against those of the stock pipelines; and embeddings alone."""
+"""Callbacks, empty and long texts, and embeddings alone, against the stock pipelines."""
 
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from anyscene.compositing.hint import make_hint
 from anyscene.errors import InputError
 from anyscene.models.loading import load_base
 from anyscene.pipeline import AnyScenePipeline
+from anyscene.pipeline_inputs import tell_unread
 
 FAMILIES = ("sd15", "sdxl")
 OPTIONS: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 6.0, "output_type": "pt"}
@@ -176,6 +177,24 @@ def test_empty_texts_are_those_of_the_stock_pipeline(
     hint = make_hint(*foregrounds())
     arguments = {**OPTIONS, **options, "image": hint, "generator": generators()}
     same(own_images(ours, prompt=prompts, **options), theirs(prompts, **arguments).images)
+
+
+def test_the_unread_end_of_a_long_prompt_is_told_once(
+    ours: AnyScenePipeline, caplog: pytest.LogCaptureFixture
+):
+    """As diffusers tells it; the images are those of what is read."""
+    tell_unread.cache_clear()
+    read = ours.tokenizer.model_max_length - 2
+    long = " ".join(["red"] * read)
+    assert len(ours.tokenizer(long).input_ids) == read + 2
+    images = own_images(ours, prompt=[long, PROMPTS[0]], num_inference_steps=1)
+    assert not caplog.messages
+    longer = [long + " mug from left", PROMPTS[0]]
+    for _ in range(2):
+        assert torch.equal(own_images(ours, prompt=longer, num_inference_steps=1), images)
+    (line,) = (message for message in caplog.messages if "not read" in message)
+    assert line.startswith(f"prompt: the text encoder reads {read + 2} tokens; not read is ")
+    assert "mug from left" in line
 
 
 def test_without_text_encoders_embeddings_are_enough(folder: Path, parts: Any, ours: Any):

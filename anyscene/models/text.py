@@ -87,6 +87,12 @@ class TextEncoders:
             pooled = pooled * spoken[:, None]
         return TextCondition(hidden, pooled)
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the tokenizer cuts off; "" where all of it is read."""
+        tokens = self.tokenizer(prompt, verbose=False).input_ids
+        read = self.tokenizer.model_max_length - 1  # and the end token
+        return self.tokenizer.decode(tokens[read:-1])
+
     def _tokens(self, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
         return tokenizer(
             prompts,
