@@ -125,6 +125,14 @@ def test_flops_of_training_the_unet(
         assert cost_of.optimizer == pytest.approx(2 * cost_of.trained, rel=0.01)
 
 
+def test_memory_of_the_average_is_the_device_s_but_on_the_cpu(
+    cost_of_fim: StepCost, tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    elsewhere = count_step(config_of(tiny_base_folder, demo_shards, "train.ema_on_cpu=true"))
+    assert (elsewhere.average, cost_of_fim.average) == (0, cost_of_fim.trained)
+    assert cost_of_fim.peak - elsewhere.peak == cost_of_fim.average
+
+
 @pytest.mark.parametrize("of", [(), ("train.trainable=unet", "train.injection=none")])
 def test_counted_adapters_are_those_of_a_run(
     of: tuple[str, ...], tiny_base_folder: Path, demo_shards: Path

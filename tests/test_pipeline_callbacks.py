@@ -132,7 +132,7 @@ def test_diffusers_own_callbacks_name_their_tensors(ours: Any, theirs: Any):
 
 def test_foreground_guidance_goes_on_where_text_guidance_ends(ours: Any):
     """e0 + s_fg [e(0, f) - e0] + [e(t, f) - e(0, f)] still needs the negative prompt."""
-    scales = {"foreground_guidance_scale": 2.0}
+    scales: dict[str, Any] = {"foreground_guidance_scale": 2.0}
     seen: list[int] = []
 
     def cut(pipe: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def test_without_text_encoders_embeddings_are_enough(folder: Path, parts: Any, o
     """Also those of the negative prompt are not needed where the folder says that it is zeros."""
     base = load_base(str(folder))
     full, empty = base.text(PROMPTS), base.text(["", ""])
-    given = {"prompt_embeds": full.hidden, "negative_prompt_embeds": empty.hidden}
+    given: dict[str, Any] = {"prompt_embeds": full.hidden, "negative_prompt_embeds": empty.hidden}
     names = ["text_encoder", "tokenizer"]
     if full.pooled is not None:
         names += ["text_encoder_2", "tokenizer_2"]

@@ -91,7 +91,7 @@ class TextEncoders:
         """The end of a prompt that the tokenizer cuts off; "" where all of it is read."""
         tokens = self.tokenizer(prompt, verbose=False).input_ids
         read = self.tokenizer.model_max_length - 1  # and the end token
-        return self.tokenizer.decode(tokens[read:-1])
+        return str(self.tokenizer.decode(tokens[read:-1]))
 
     def _tokens(self, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
         return tokenizer(
