@@ -214,6 +214,10 @@ def test_fitting_the_embedder_explains_the_target_and_keeps_identity(base):
     torch.testing.assert_close(target, without_bias)
     untouched = weights_sha256(fim.mid_block, fim.down_blocks, fim.conv_in)
     start = fit_embedder(fim, base, iter([hint]), 1, rate=0.0)
+    with torch.no_grad():
+        target = embedder_target(base, hint)
+        error = F.mse_loss(fim.controlnet_cond_embedding(hint), target)
+        assert start == pytest.approx(float(error / target.var()))  # 1 is nothing learnt
     end = fit_embedder(fim, base, iter([hint] * 60), 60, rate=3e-3)
     assert end < 0.6 * start
     assert weights_sha256(fim.mid_block, fim.down_blocks, fim.conv_in) == untouched
