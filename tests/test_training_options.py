@@ -251,11 +251,15 @@ def test_a_frozen_fim_beside_the_unet_is_sampled_with(
 
 
 def test_zero_terminal_snr_reaches_the_export(tiny_base_folder, demo_shards, tmp_path):
-    config = tiny_config(
-        tiny_base_folder, demo_shards, tmp_path, *UNET, "train.zero_terminal_snr=true"
-    )
+    base = family_base(tmp_path / "sd21", "sd21-v")
+    config = tiny_config(base, demo_shards, tmp_path, *UNET)
+    assert float(SceneModule(config).alphas_cumprod[-1]) > 0
+    config = tiny_config(base, demo_shards, tmp_path, *UNET, "train.zero_terminal_snr=true")
     module = SceneModule(config)
     assert float(module.alphas_cumprod[-1]) == 0
+    sampler = module.pipeline().scheduler
+    sampler.set_timesteps(4)
+    assert int(sampler.timesteps[0]) == 999  # sampling begins where training ended
     folder = export(train(config), tmp_path / "export")
     saved = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     assert (saved["rescale_betas_zero_snr"], saved["timestep_spacing"]) == (True, "trailing")
