@@ -175,8 +175,9 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             prompt_embeds: B n d, in place of `prompt`; `pooled_prompt_embeds`, B p, too for SDXL.
                 With both kinds given the pipeline may be loaded with `text_encoder=None`.
             negative_prompt_embeds: the same in place of `negative_prompt`.
-            layout: layout control, see `layout_settings`; None: off. Not without a foreground.
-            blend, blend_k: see `compositing.blending.blend`.
+            layout: layout control, see `layout_settings`; None: off.
+            blend, blend_k: see `compositing.blending.blend`. Neither of them, nor layout control,
+                without a foreground.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
             output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
@@ -190,7 +191,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         Raises:
             InputError: sizes, counts, values or prompts that do not fit, and unknown choices.
         """
-        check_choices(output_type, blend, blend_k, layout)
+        check_choices(output_type, blend, blend_k, layout, guided=foreground is not None)
         counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
         counts["num_images_per_prompt"] = num_images_per_prompt
         scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}

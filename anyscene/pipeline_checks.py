@@ -44,8 +44,9 @@ def check_numbers(
         )
 
 
-def check_choices(output_type: str, blend: Any, k: float, layout: Any) -> None:
-    """Raises `InputError` where these are none of what they can be; before an image is made."""
+def check_choices(output_type: str, blend: Any, k: float, layout: Any, guided: bool) -> None:
+    """Raises `InputError` where these are none of what they can be, or where layout and blend would
+    do nothing, for the call is not `guided` by a foreground; before an image is made."""
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r} must be {', '.join(OUTPUT_TYPES)}")
     if not isinstance(blend, Blend) and blend not in Blend.__members__:
@@ -56,6 +57,12 @@ def check_choices(output_type: str, blend: Any, k: float, layout: Any) -> None:
         raise InputError(
             f"layout={layout!r} must be a LayoutControl, such as LayoutControl(attention=4)"
         )
+    acting = {"layout": layout and layout.active(), "blend": blend not in (Blend.none, "none")}
+    for name, acts in acting.items():
+        if acts and not guided:
+            raise InputError(
+                f"{name} acts by a foreground: give foreground and mask, or leave {name} out"
+            )
 
 
 def check_prompts(prompts: Any, name: str) -> list[str]:

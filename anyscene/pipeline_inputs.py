@@ -47,8 +47,8 @@ class TextInput:
 
     @property
     def missing(self) -> bool:
-        """Whether neither is given."""
-        return self.prompts is None and self.hidden is None
+        """Whether nothing is given."""
+        return self.prompts is None and self.hidden is None and self.pooled is None
 
 
 def text_condition(encoders: TextEncoders | None, unet: Any, given: TextInput) -> TextCondition:
@@ -58,6 +58,8 @@ def text_condition(encoders: TextEncoders | None, unet: Any, given: TextInput) -
     prompts have no encoder.
     """
     if given.hidden is None:
+        if given.pooled is not None:
+            raise InputError(f"pooled {given.name}_embeds need {given.name}_embeds beside them")
         if given.prompts is None:
             raise InputError(f"give {given.name} or {given.name}_embeds")
         prompts = check_prompts(given.prompts, given.name)
