@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from published import published_base
 from tiny import tiny_config
 from torch import nn
@@ -14,6 +15,7 @@ from anyscene.cli import main
 from anyscene.config import Config, Optimizer, TrainConfig
 from anyscene.cost import GIB, StepCost, count_step, images_at_peak
 from anyscene.counted_memory import EightBitAdamW, LiveBytes
+from anyscene.counted_step import fake_step
 from anyscene.errors import ConfigError
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import fake_base, load_base
@@ -145,6 +147,19 @@ def test_counted_adapters_are_those_of_a_run(
         step = cost.Step(base, fim, config, (64, 64), 1)
     run = trained_parameters(SceneModule(config).trained)
     assert [(v.shape, v.dtype) for v in step.trained] == [(v.shape, v.dtype) for v in run]
+
+
+def test_flops_of_attention_are_those_of_its_matrix_products(
+    tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    """As of diffusers' processor that makes them one by one; a fused kernel does them again in the
+    backward pass, which is not the method's work."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step = fake_step(config_of(tiny_base_folder, demo_shards), None, 1)
+        counted = step.flop()
+        for network in step.networks:
+            network.set_attn_processor(AttnProcessor())
+        assert step.flop() == counted
 
 
 def test_memory_of_ranks_that_share_the_weights(
