@@ -8,12 +8,14 @@ from diffusers import ControlNetModel
 from anyscene.config import Config, TrainConfig
 from anyscene.data.sources import data_identity
 from anyscene.errors import ConfigError
-from anyscene.models.injection import hint_kind
+from anyscene.models.injection import hint_kind, transformer_layers
 
 
 def fixed_values(config: Config, fim: ControlNetModel | None) -> dict[str, Any]:
-    """What a resume must not change: the order of samples and all draws depend on it."""
+    """What a resume must not change: the order of samples, all draws or the weights' shapes depend
+    on it."""
     data, train = config.data, config.train
+    settings: Any = None if fim is None else fim.config
     return {
         "data.batch_size": data.batch_size,
         "data.shuffle_window": data.shuffle_window,
@@ -27,6 +29,8 @@ def fixed_values(config: Config, fim: ControlNetModel | None) -> dict[str, Any]:
         "train.channels_last": train.channels_last,  # which the moments are stored in
         "train.zero_terminal_snr": train.zero_terminal_snr,
         "fim.hint": None if fim is None else hint_kind(fim).name,
+        "fim.embedder_channels": settings and list(settings.conditioning_embedding_out_channels),
+        "fim.transformer_layers": None if fim is None else transformer_layers(fim),
         **data_identity(data),
     }
 
