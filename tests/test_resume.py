@@ -98,6 +98,8 @@ def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
         (["data.shuffle_window=2"], ["data.shuffle_window is 2", "made with 4096"]),
         (["debug.overfit=1"], ["debug.overfit is 1", "made with 0"]),
         (["fim.hint=latent"], ["fim.hint is latent", "made with pixel"]),
+        (["fim.embedder_channels=[8,8,8]"], ["fim.embedder_channels is [8, 8, 8]", "[16, 32, 96]"]),
+        (["fim.transformer_layers=[0,0]"], ["fim.transformer_layers is [0, 0]", "with [0, 1]"]),
         (["train.trainable=unet", "train.injection=none"], ["is unet", "made with fim"]),
     ],
 )

@@ -77,6 +77,13 @@ def build_fim(config: FimConfig, base: Base, seed: int, weights: bool = True) ->
     return fim.requires_grad_(True).train()
 
 
+def transformer_layers(config: Any) -> list[int]:
+    """Transformer layers a block of each level, as a FIM's or UNet's own `config` says."""
+    kinds, own = config.down_block_types, config.transformer_layers_per_block
+    own = [own] * len(kinds) if isinstance(own, int) else own
+    return [n if "CrossAttn" in kind else 0 for n, kind in zip(own, kinds, strict=True)]
+
+
 def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
     """A FIM with fewer transformer layers in the blocks of each level, and otherwise the same.
 
@@ -88,7 +95,7 @@ def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
     levels = len(config.block_out_channels)
     own = [own] * levels if isinstance(own, int) else list(own)
     kinds = list(config.down_block_types)
-    most = [n if "CrossAttn" in kind else 0 for n, kind in zip(own, kinds, strict=True)]
+    most = transformer_layers(config)
     if len(layers) != levels or any(n < 0 or n > m for n, m in zip(layers, most, strict=False)):
         raise ConfigError(
             f"fim.transformer_layers={layers} does not fit the base's UNet, which has {most}: one "
