@@ -71,7 +71,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         controlnet: ControlNetModel | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
-        force_zeros_for_empty_prompt: bool = False,
+        force_zeros_for_empty_prompt: bool = True,
         empty_hint: bool = False,
     ) -> None:
         super().__init__()
