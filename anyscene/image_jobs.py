@@ -18,6 +18,7 @@ from anyscene.errors import InputError
 from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
 from anyscene.layout_settings import layout_of
 from anyscene.models.base import unet_factor, weights_sha256
+from anyscene.models.fit import check_fit
 from anyscene.models.loading import load_networks
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_scenes
@@ -113,6 +114,7 @@ def load_model(model: str, dtype: str, device: str) -> Model:
             f"model {model} could not be loaded ({reason}); give a complete folder, which for a "
             f"hub id `hf download {model} --local-dir DIR` makes where there is a network"
         ) from None
+    check_fit(f"model {model}", pipeline)
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet")
     parts = [part for name in names if (part := getattr(pipeline, name)) is not None]
     sha256 = weights_sha256(*parts)

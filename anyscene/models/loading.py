@@ -36,6 +36,8 @@ FAMILY_XL = FAMILY | {
 NETWORKS = ("unet", "controlnet", "vae", "text_encoder", "text_encoder_2")
 """The parts of a pipeline that have weights."""
 
+HALF = "fp16"  # the name that diffusers gives to files of weights in float16
+
 UNLOADABLE = (
     OSError,
     ValueError,
@@ -91,7 +93,7 @@ def _assemble(
         tokenizer_2=part("tokenizer_2", _load) if second else None,
         zeros_for_empty=bool(second and index.get("force_zeros_for_empty_prompt", True)),
     )
-    check_fit(path, base)
+    check_fit(f"base.path={path!r}", base)
     return base
 
 
@@ -194,6 +196,7 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
 
     Raises `InputError`, which calls `path` by the name `key`, as `load_networks`.
     """
+    options |= _variant(path, key, options.get("subfolder", ""))
     if issubclass(kind, transformers.PreTrainedModel):  # whose own error names no weight
         options["ignore_mismatched_sizes"] = True
     with _without_reports():
@@ -208,6 +211,19 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
         )
     _check_weights(f"{key}={path!r}: its {options.get('subfolder', 'file')}", kind, report)
     return model
+
+
+def _variant(path: str, key: str, part: str) -> dict[str, str]:
+    """The option that reads a folder whose weights are there in float16 alone, as `hf download
+    --include "*.fp16.*"` leaves it. Raises `InputError` for one that has pickles alone."""
+    folder = Path(path) / part
+    names = [file.name for file in folder.glob("*.safetensors")]
+    if not names and any(folder.glob("*.bin")):
+        raise InputError(
+            f"{key}={path!r}: {part or 'it'} has its weights as pickles (.bin) alone, which are "
+            "not read; load it with diffusers and `save_pretrained` it, which writes safetensors"
+        )
+    return {"variant": HALF} if names and all(f".{HALF}" in name for name in names) else {}
 
 
 @contextmanager

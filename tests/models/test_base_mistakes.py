@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -47,6 +47,13 @@ def test_a_unet_that_takes_another_condition_is_refused(setting, broken):
     other.save_pretrained(broken / "unet")
     ((name, value),) = setting.items()
     assert f"its UNet has {name}={value!r}, a condition" in refusal(broken)
+
+
+def test_weights_as_pickles_alone_are_refused(broken):
+    StableDiffusionPipeline.from_pretrained(broken).save_pretrained(
+        broken.parent / "pickles", safe_serialization=False
+    )
+    assert "unet has its weights as pickles (.bin) alone" in refusal(broken.parent / "pickles")
 
 
 def test_a_part_is_not_a_base(tiny_base_folder):
