@@ -266,8 +266,10 @@ def test_zero_terminal_snr_reaches_the_export(tiny_base_folder, demo_shards, tmp
         tiny_config(tiny_base_folder, demo_shards, tmp_path, "train.zero_terminal_snr=true")
 
 
-def test_zero_terminal_snr_is_refused_for_epsilon(demo_shards, tmp_path):
-    base = family_base(tmp_path / "sd21", "sd21")
+@pytest.mark.parametrize("family", ["sd21", "sd15"])
+def test_zero_terminal_snr_is_refused_for_epsilon(family, demo_shards, tmp_path):
+    """Whatever its scheduler's class: another one would not help."""
+    base = family_base(tmp_path / family, family)
     config = tiny_config(base, demo_shards, tmp_path, *UNET, "train.zero_terminal_snr=true")
     for use in (SceneModule, count_step):
         with pytest.raises(ConfigError, match="noise cannot be predicted from pure noise"):
