@@ -108,9 +108,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
         if not folder.is_dir() or (folder / MODEL_INDEX).is_file():
             return super().from_pretrained(model, **{**known, **options})
-        parts = load_fim_folder(folder, record)
-        given = {name: part for name, part in options.items() if name in parts}
-        pipeline = cls(**{**parts, **given, **known})
+        pipeline = cls(**load_fim_folder(folder, record, options), **known)
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 
