@@ -123,6 +123,11 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
             f"base.path={path!r} has no model_index.json: give the folder that "
             "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
         )
+    if Path(path).is_dir() and revision is not None:
+        raise InputError(
+            f"base.revision={revision!r} is of a hub id, but base.path={path!r} is a folder here, "
+            "which has one version; leave it out"
+        )
     index = _read_index(path, "base.path", revision)
     family = FAMILY_XL if "text_encoder_2" in index else FAMILY
     for part, classes in family.items():
