@@ -46,6 +46,7 @@ from anyscene.manifest import (
     identity,
     read_generation_manifest,
 )
+from anyscene.models.fit import check_channels
 from anyscene.scene_list import MAX_MICRO_BATCH, GenerateSettings, Scene, check_request, sampling
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -77,6 +78,7 @@ def generate(
     config = sampling(settings, read_export_record(model))
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
+    check_channels(f"model {model}", loaded.pipeline)
     total = settings.images * sum(len(scene.prompts) for scene in scenes)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
     jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)

@@ -128,11 +128,18 @@ def test_a_model_whose_parts_do_not_fit(tiny_export: Path, tmp_path: Path):
         generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
 
 
-def test_a_model_distilled_as_lcm_is_refused(tiny_export: Path, tmp_path: Path):
-    """Without its guidance scale it would draw other images."""
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"time_cond_proj_dim": 8}, "its UNet has time_cond_proj_dim=8, a condition that"),
+        ({"in_channels": 9}, r"takes 9 \(inpainting UNets"),
+    ],
+)
+def test_a_model_that_takes_more_is_refused(setting, line, tiny_export: Path, tmp_path: Path):
+    """One distilled as LCM would draw other images without its guidance scale."""
     broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
     unet = UNet2DConditionModel.from_pretrained(broken / "unet")
-    other: Any = UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": 8})
+    other: Any = UNet2DConditionModel.from_config({**unet.config, **setting})
     other.save_pretrained(broken / "unet")
-    with pytest.raises(InputError, match="its UNet has time_cond_proj_dim=8, a condition that"):
+    with pytest.raises(InputError, match=line):
         generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")

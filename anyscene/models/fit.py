@@ -48,6 +48,12 @@ def check_fit(named: str, base: Base | DiffusionPipeline) -> None:
                 f"{named}: its UNet has {name}={unet[name]!r}, a condition that this "
                 "version does not give it; of a distilled base give the one that it was made of"
             )
+
+
+def check_channels(named: str, base: Base | DiffusionPipeline) -> None:
+    """Raises `InputError` where a UNet takes more than latents, as those made for inpainting."""
+    base = cast(Base, base)
+    unet: Any = base.unet.config
     first_stage: Any = base.vae.config
     channels = first_stage.latent_channels
     if unet.in_channels != channels:

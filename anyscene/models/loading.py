@@ -16,7 +16,7 @@ from torch import nn
 
 from anyscene.errors import InputError
 from anyscene.models.base import Base
-from anyscene.models.fit import check_fit
+from anyscene.models.fit import check_channels, check_fit
 
 TOKENIZERS = ["CLIPTokenizer", "CLIPTokenizerFast"]
 FAMILY = {
@@ -94,6 +94,7 @@ def _assemble(
         zeros_for_empty=bool(second and index.get("force_zeros_for_empty_prompt", True)),
     )
     check_fit(f"base.path={path!r}", base)
+    check_channels(f"base.path={path!r}", base)
     return base
 
 
