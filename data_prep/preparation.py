@@ -127,8 +127,8 @@ def prepare(
 
     A preparation with the same arguments that was killed is continued: its finished shards stay,
     and what was left out is not looked at again. `make_outcome` must be picklable and depend on its
-    item alone. Raises `InputError` when no item of a whole data set gives a sample, and
-    `DamageError` when the run fails and can be continued.
+    item alone. Raises `InputError` when no item of a whole data set gives a sample, which replaces
+    nothing, and `DamageError` when the run fails and can be continued.
     """
     part.check(out)
     folder, items = part.folder(out), part.of(items)
@@ -136,10 +136,12 @@ def prepare(
         with ShardWriter(folder, arguments.split, shard_samples) as writer:
             places = _resume(writer, journal)
             _write(writer, journal, items, places, make_outcome, workers)
-        if not writer.records and part.count == 1:
-            journal.path.unlink()
-            reasons = ", ".join(f"{name} ({n})" for name, n in sorted(journal.rejected.items()))
-            raise InputError(f"none of the {len(items)} images gives a sample: {reasons}")
+        if not writer.records:
+            if part.count == 1:
+                journal.path.unlink()
+                reasons = ", ".join(f"{name} ({n})" for name, n in sorted(journal.rejected.items()))
+                raise InputError(f"none of the {len(items)} images gives a sample: {reasons}")
+            _remove_others(writer)
         return finish(journal, arguments, writer.records)
 
 
@@ -184,19 +186,28 @@ def shard_files(folder: Path) -> list[Path]:
 def _resume(writer: ShardWriter, journal: Journal) -> list[str | None]:
     """Where the samples of the items in the journal belong.
 
-    A shard that has all of its samples is kept, every other file of a preparation removed.
+    A shard that has all of its samples is kept, every other file of a preparation removed: at
+    once if there were samples, for they took its place, and else not before the first.
     """
     folder, plan = writer.folder, writer.plan
     places = [bucket and plan.place(bucket) for bucket in journal.buckets]
-    kept = set()
     for name, bucket in plan.buckets.items():
         record = finished_record(folder / name, bucket)
         if record and record.samples == plan.samples[name]:
             writer.finished[name] = record
-            kept |= {folder / name, index_path(folder / name)}
-    for path in {folder / MANIFEST_NAME, *shard_files(folder)} - kept:
-        path.unlink(missing_ok=True)
+    if any(places):
+        _remove_others(writer)
     return places
+
+
+def _remove_others(writer: ShardWriter) -> None:
+    """Remove the files of a preparation that are not of the writer's finished shards."""
+    folder = writer.folder
+    kept = {folder / name for name in writer.finished}
+    kept |= {index_path(path) for path in kept}
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: it shall name what is there
+    for path in set(shard_files(folder)) - kept:
+        path.unlink()
 
 
 def _write(
@@ -218,6 +229,8 @@ def _write(
         sample = outcome.sample
         place = places[number] if number < len(places) else None
         if place is None:
+            if sample and not writer.plan.buckets:
+                _remove_others(writer)  # what the first sample replaces
             journal.add(sample.bucket if sample else None, outcome.rejected)
             if sample:
                 writer.write(sample.key, sample.bucket, sample.members)

@@ -188,3 +188,34 @@ def test_without_a_sample_nothing_stays_in_the_way_of_better_arguments(tmp_path:
     with pytest.raises(InputError, match=r"none of the 2 images gives .*: image: dull \(2\)"):
         run(tmp_path, nothing)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_sample_nothing_is_overwritten(tmp_path: Path) -> None:
+    """Nor by a run that is killed before its first sample."""
+    run(tmp_path, ITEMS)
+    before = file_bytes(tmp_path)
+    nothing: list[Item] = [(0, None), (1, None)]
+    other = Arguments("train", "test", 1, {"size": 16})
+
+    def overwrite(items: list[Item], make: Callable[[Item], Outcome]) -> ShardManifest:
+        return prepare(tmp_path, other, items, make, workers=1, shard_samples=3)
+
+    with pytest.raises(InputError, match="none of the 2 images gives a sample"):
+        overwrite(nothing, Maker())
+    assert file_bytes(tmp_path) == before
+
+    def killed(item: Item) -> Outcome:
+        if item[1]:
+            raise KeyboardInterrupt
+        return Maker()(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        overwrite([*nothing, *ITEMS], killed)
+    assert file_bytes(tmp_path).items() > before.items()
+    manifest = overwrite([*nothing, *ITEMS[:2]], Maker())
+    assert sum(manifest.buckets.values()) == manifest.samples > 0
+    assert set(file_bytes(tmp_path)) == {"manifest.json", *shard_names(manifest)}
+
+
+def shard_names(manifest: ShardManifest) -> set[str]:
+    return {record.name + end for record in manifest.shards for end in ("", ".index")}
