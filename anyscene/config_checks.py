@@ -200,11 +200,13 @@ def _check_ranges(config: Config) -> None:
     for key in POSITIVE:
         value = _value(config, key)
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{key}={value} must be greater than 0")
+            limit = "greater than 0" if value <= 0 else "a finite number"
+            raise ConfigError(f"{key}={value} must be {limit}")
     for key in NOT_NEGATIVE:
         value = _value(config, key)
         if value is not None and not 0 <= value < math.inf:
-            raise ConfigError(f"{key}={value} must not be negative")
+            limit = "not be negative" if value < 0 else "be a finite number"
+            raise ConfigError(f"{key}={value} must {limit}")
     for key, most in AT_MOST.items():
         value = _value(config, key)
         if not 0 <= value <= most:
@@ -243,7 +245,7 @@ def _value(config: Config, key: str) -> Any:
 
 
 def check_paths(config: Config) -> None:
-    """Folders, files and packages that are not here. A hub id is looked up later, when needed."""
+    """Folders and files that are not here. A hub id is looked up later, when needed."""
     path = config.base.path
     if not Path(path).is_dir() and not HUB_ID.fullmatch(path):
         raise ConfigError(
@@ -266,20 +268,26 @@ def check_paths(config: Config) -> None:
     resume = config.train.resume
     if resume not in ("auto", "never") and not Path(resume).exists():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")
-    _check_packages(config)
 
 
-def _check_packages(config: Config) -> None:
+def check_packages(config: Config, to_run: bool = True) -> None:
+    """Packages that are not here; what a run is counted with alone, where it is not `to_run`."""
     logger, train = config.log.logger, config.train
     wanted = [
-        ("log.logger", logger.name, logger.name, "none", logger is not Logger.none),
+        (
+            "log.logger",
+            logger.name,
+            logger.name,
+            "none",
+            to_run and logger is not Logger.none,
+        ),
         ("train.lora_rank", train.lora_rank, "peft", "0", train.lora_rank > 0),
         (
             "train.optimizer",
             train.optimizer.name,
             "bitsandbytes",
             "adamw",
-            train.optimizer is Optimizer.adamw8bit,
+            to_run and train.optimizer is Optimizer.adamw8bit,
         ),
     ]
     for key, value, package, instead, needed in wanted:

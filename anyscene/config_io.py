@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from anyscene.config import Config
-from anyscene.config_checks import check_config, check_paths
+from anyscene.config_checks import check_config, check_packages, check_paths
 from anyscene.errors import ConfigError, nearest
 from anyscene.files import replace_file
 
@@ -25,8 +25,11 @@ def load_config(
     path: str | Path,
     overrides: Sequence[str] = (),
     adapt: Callable[[Config], Config] | None = None,
+    to_run: bool = True,
 ) -> Config:
     """Defaults, then the YAML file, then `key=value` overrides, adapted and checked.
+
+    Where it is not `to_run` but to be counted, packages that only a run needs may be missing.
 
     Raises:
         ConfigError: one line that names the key, the value, where it came from and the fix.
@@ -36,6 +39,7 @@ def load_config(
         config = adapt(config)
     check_config(config)
     check_paths(config)
+    check_packages(config, to_run)
     return config
 
 

@@ -122,7 +122,7 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     sha256 = weights_sha256(*parts)
     for part in parts:
         CAST[dtype](part.eval())
-    pipeline.to(device)
+    pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU is slow, but works
     pipeline.set_progress_bar_config(disable=True)
     return Model(pipeline, model, sha256, dtype, device)
 
@@ -153,7 +153,7 @@ def make_images(model: Model, jobs: Sequence[Job]) -> list[tuple[bytes, bytes]]:
         torch.stack([own.rgb for own in foregrounds]) if foregrounds else None,
         torch.stack([own.alpha for own in foregrounds]) if foregrounds else None,
         micro_batch=line["micro_batch"],
-        negative_prompt=line["negative_prompt"],
+        negative_prompt=line["negative_prompt"] or None,
         height=line["height"],
         width=line["width"],
         num_inference_steps=line["steps"],

@@ -5,8 +5,8 @@ from enum import Enum
 from typing import Any
 
 from anyscene.config import Config, Optimizer, Precision, Strategy
-from anyscene.errors import RunFailedError
-from anyscene.sharding_settings import sharding_mistake
+from anyscene.config_checks import check_config
+from anyscene.errors import ConfigError, RunFailedError
 
 GIB = 2**30
 
@@ -44,8 +44,10 @@ def remedies(config: Config, held: Held) -> list[str]:
         saved = f"half of the activations, {gib(2 * held.frozen)} of frozen weights"
         found.append(("precision", Precision.bf16, saved))
     if held.batch is not None and held.batch[0] > 1:
-        saved = f"micro-batches of {held.batch[0] // 2}"
-        found.append(("accumulate", 2 * train.accumulate, saved))
+        samples = held.batch[0]
+        parts = next(number for number in range(2, samples + 1) if samples % number == 0)
+        saved = f"micro-batches of {samples // parts}"
+        found.append(("accumulate", parts * train.accumulate, saved))
     if train.optimizer is Optimizer.adamw:
         saved = f"{gib(6 * held.trained)}; in a new run"
         found.append(("optimizer", Optimizer.adamw8bit, saved))
@@ -62,8 +64,17 @@ def remedies(config: Config, held: Held) -> list[str]:
     return [
         f"train.{key}={in_words(value)} ({saved})"
         for key, value, saved in found
-        if sharding_mistake(replace(config, train=replace(train, **{key: value}))) is None
+        if is_allowed(replace(config, train=replace(train, **{key: value})))
     ]
+
+
+def is_allowed(config: Config) -> bool:
+    """Whether a run may have this configuration."""
+    try:
+        check_config(config)
+    except ConfigError:
+        return False
+    return True
 
 
 def in_words(value: Any) -> str:

@@ -1,7 +1,6 @@
 """AnyScenePipeline: prompts and a composited foreground in, scenes out. The only sampling path."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,12 @@ from anyscene.export_record import MODEL_INDEX, read_export_record
 from anyscene.fim_folder import check_hint_version, load_fim_folder
 from anyscene.layout_settings import LayoutControl
 from anyscene.models.base import Vae, decode_latents, vae_factor
-from anyscene.models.denoiser import Conditions, Denoiser
+from anyscene.models.denoiser import Conditions
 from anyscene.models.text import TextEncoders
 from anyscene.pipeline_checks import check_choices, check_numbers
 from anyscene.pipeline_inputs import (
     Foreground,
+    TextInput,
     check_foreground,
     controls,
     image_size,
@@ -38,6 +38,7 @@ from anyscene.pipeline_inputs import (
     text_conditions,
     uncropped,
 )
+from anyscene.pipeline_loop import LATENTS, sample_latents, step_callback
 
 
 @dataclass
@@ -59,13 +60,19 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["controlnet", "text_encoder_2", "tokenizer_2"]  # noqa: RUF012 - the name and form are diffusers'
+    _optional_components = [  # noqa: RUF012 - the name and form are diffusers'
+        "controlnet",
+        "text_encoder",
+        "tokenizer",
+        "text_encoder_2",
+        "tokenizer_2",
+    ]
 
     def __init__(
         self,
         vae: Vae,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel | None,
+        tokenizer: CLIPTokenizer | None,
         unet: UNet2DConditionModel,
         scheduler: Any,
         controlnet: ControlNetModel | None = None,
@@ -141,6 +148,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         latents: Tensor | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (LATENTS,),
     ) -> AnySceneOutput:
         """Generate scenes.
 
@@ -149,8 +157,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             foreground: B 3 H W in [0, 1], the elements on a canvas; what is outside `mask` is
                 not looked at. None: text only.
             mask: B 1 H W in [0, 1], soft alpha, 1 is foreground.
-            negative_prompt: what the text guidance moves away from; "" and None are the base's own
-                convention of an empty prompt.
+            negative_prompt: what the text guidance moves away from; None is the base's own empty
+                prompt, zeros for most SDXL bases, where "" is encoded as any other text.
             height, width: pixels; taken from `foreground` where there is one.
             num_inference_steps: of the base's scheduler.
             guidance_scale: s_text of `diffusion.guidance.combine`; 1 or less: off.
@@ -163,20 +171,25 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             num_images_per_prompt: images for each prompt.
             eta: of the schedulers that take one, such as DDIM and TCD.
             prompt_embeds: B n d, in place of `prompt`; `pooled_prompt_embeds`, B p, too for SDXL.
+                With both kinds given the pipeline may be loaded with `text_encoder=None`.
             negative_prompt_embeds: the same in place of `negative_prompt`.
-            layout: layout control, see `layout_settings`; None: off. Not without a foreground.
-            blend, blend_k: see `compositing.blending.blend`.
+            layout: layout control, see `layout_settings`; None: off.
+            blend, blend_k: see `compositing.blending.blend`. Neither of them, nor layout control,
+                without a foreground.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
             output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
                 latents, unblended.
-            callback_on_step_end: diffusers' callback with `latents`; may return other ones, and end
-                sampling by `pipeline._interrupt = True`.
+            callback_on_step_end: a function or one of diffusers' `PipelineCallback`s; may return
+                other tensors, set `pipeline._guidance_scale` and end sampling by
+                `pipeline._interrupt = True`.
+            callback_on_step_end_tensor_inputs: what such a function is given: `latents`,
+                `prompt_embeds`, `image` (the FIM's), and `add_text_embeds`, `add_time_ids` of SDXL.
 
         Raises:
             InputError: sizes, counts, values or prompts that do not fit, and unknown choices.
         """
-        check_choices(output_type, blend, blend_k, layout)
+        check_choices(output_type, blend, blend_k, layout, guided=foreground is not None)
         counts = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
         counts["num_images_per_prompt"] = num_images_per_prompt
         scales = {"guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale}
@@ -184,12 +197,13 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         scales |= {"controlnet_conditioning_scale": controlnet_conditioning_scale, "eta": eta}
         span = (control_guidance_start, control_guidance_end)
         check_numbers(counts, scales, span)
+        negative = (negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds)
         full, empty = text_conditions(
             self._encoders(),
-            prompt,
-            negative_prompt,
-            (prompt_embeds, pooled_prompt_embeds),
-            (negative_prompt_embeds, negative_pooled_prompt_embeds),
+            self.unet,
+            TextInput("prompt", prompt, prompt_embeds, pooled_prompt_embeds),
+            TextInput("negative_prompt", *negative),
+            self.config["force_zeros_for_empty_prompt"],
         )
         count = len(full.hidden)
         own = self._foreground(foreground, mask, count, num_images_per_prompt)
@@ -201,7 +215,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         conditions = Conditions(
             full=full.repeated(num_images_per_prompt).to(**place),
             empty=empty.repeated(num_images_per_prompt).to(**place),
-            sizes=None if self.text_encoder_2 is None else uncropped(images, size, place),
+            sizes=None if full.pooled is None else uncropped(images, size, place),
             control=control,
             empty_control=empty_control,
             s_text=guidance_scale,
@@ -214,54 +228,41 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         shape = (images, self.unet.config.in_channels, *latent_size)
         noise = initial_latents(shape, generator, latents, place)
         options = step_options(self.scheduler, generator, eta)
-        final = self._sample(conditions, noise, num_inference_steps, options, callback_on_step_end)
+        callback = step_callback(
+            callback_on_step_end, callback_on_step_end_tensor_inputs, conditions
+        )
+        final = sample_latents(self, conditions, noise, num_inference_steps, options, callback)
         return self._finished(final, own, output_type, blend, blend_k)
 
-    def _sample(
-        self,
-        conditions: Conditions,
-        latents: Tensor,
-        steps: int,
-        options: dict[str, Any],  # of the scheduler's step
-        callback: Callable[..., dict | None] | None,
-    ) -> Tensor:
-        """Scaled latents B c h w of the finished scenes."""
-        denoiser = Denoiser(self.unet, self.controlnet, conditions)
-        self.scheduler.set_timesteps(steps, device=self._execution_device)
-        total = len(self.scheduler.timesteps)
-        noise, latents = latents, latents * self.scheduler.init_noise_sigma
-        self._interrupt = False
-        layout = conditions.layout
-        progress_bar: Any = self.progress_bar  # its type says that it is a decorator
-        with (
-            progress_bar(total=total) as bar,
-            nullcontext() if layout is None else layout.installed(self.unet),
-        ):
-            for index, timestep in enumerate(self.scheduler.timesteps):
-                if self._interrupt:
-                    break
-                if layout is not None and layout.acts("known_latent", index, total):
-                    noised = self.scheduler.add_noise(layout.known, noise, timestep.reshape(1))
-                    latents = layout.with_known(latents, noised)
-                model_input = self.scheduler.scale_model_input(latents, timestep)
-                prediction = denoiser(model_input, timestep, index, total)
-                latents = self.scheduler.step(
-                    prediction, timestep, latents, **options, return_dict=False
-                )[0]
-                if callback is not None:
-                    changed = callback(self, index, timestep, {"latents": latents}) or {}
-                    latents = changed.get("latents", latents)
-                bar.update()
-        return latents
+    @property
+    def guidance_scale(self) -> float:
+        """Text guidance of the running call; a callback may set `_guidance_scale`."""
+        return self._guidance_scale
 
-    def _encoders(self) -> TextEncoders:
-        return TextEncoders(
-            self.tokenizer,
-            self.text_encoder,
-            self.tokenizer_2,
-            self.text_encoder_2,
-            self.config["force_zeros_for_empty_prompt"],
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the running call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the running call ends before its next step; a callback may set `_interrupt`."""
+        return self._interrupt
+
+    def begin_steps(self, steps: int, guidance_scale: float) -> None:
+        """Set what callbacks look at, and change, while a call runs."""
+        self._num_timesteps, self._guidance_scale = steps, guidance_scale
+        self._interrupt = False
+
+    def _encoders(self) -> TextEncoders | None:
+        """What encodes prompts; None where the pipeline has no text encoder."""
+        if self.text_encoder is None or self.tokenizer is None:
+            return None
+        first, second = (
+            (self.tokenizer, self.text_encoder),
+            (self.tokenizer_2, self.text_encoder_2),
         )
+        return TextEncoders(self._execution_device, *first, *second)
 
     def _foreground(
         self, rgb: Tensor | None, alpha: Tensor | None, count: int, repeat: int

@@ -10,7 +10,7 @@ from torch import Tensor
 from anyscene.config import Blend
 from anyscene.errors import InputError
 from anyscene.layout_settings import LayoutControl
-from anyscene.models.text import TextCondition, TextEncoders
+from anyscene.models.text import SIZE_NUMBERS, TextCondition
 
 OUTPUT_TYPES = ("pil", "pt", "np", "latent")
 ROUNDING = 0.01
@@ -21,7 +21,8 @@ def check_numbers(
     counts: Mapping[str, Any], scales: Mapping[str, Any], span: tuple[Any, Any]
 ) -> None:
     """Raises `InputError` where a count (None: by default) is no positive whole number, a scale is
-    no finite number, or the span of steps in which the FIM acts is none within [0, 1]."""
+    no finite number, or the span of steps in which the FIM acts, or the share of
+    `guidance_rescale`, is none within [0, 1]."""
     for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise InputError(f"{name}={count!r} must be a whole number greater than 0")
@@ -34,6 +35,8 @@ def check_numbers(
             finite = False
         if not finite:
             raise InputError(f"{name}={value!r} must be a number")
+    if not 0 <= scales["guidance_rescale"] <= 1:
+        raise InputError(f"guidance_rescale={scales['guidance_rescale']} must be between 0 and 1")
     if not 0 <= start < end <= 1:
         raise InputError(
             f"control_guidance_start={start} and control_guidance_end={end} must be shares of the "
@@ -41,8 +44,9 @@ def check_numbers(
         )
 
 
-def check_choices(output_type: str, blend: Any, k: float, layout: Any) -> None:
-    """Raises `InputError` where these are none of what they can be; before an image is made."""
+def check_choices(output_type: str, blend: Any, k: float, layout: Any, guided: bool) -> None:
+    """Raises `InputError` where these are none of what they can be, or where layout and blend would
+    do nothing, for the call is not `guided` by a foreground; before an image is made."""
     if output_type not in OUTPUT_TYPES:
         raise InputError(f"output_type={output_type!r} must be {', '.join(OUTPUT_TYPES)}")
     if not isinstance(blend, Blend) and blend not in Blend.__members__:
@@ -53,6 +57,12 @@ def check_choices(output_type: str, blend: Any, k: float, layout: Any) -> None:
         raise InputError(
             f"layout={layout!r} must be a LayoutControl, such as LayoutControl(attention=4)"
         )
+    acting = {"layout": layout and layout.active(), "blend": blend not in (Blend.none, "none")}
+    for name, acts in acting.items():
+        if acts and not guided:
+            raise InputError(
+                f"{name} acts by a foreground: give foreground and mask, or leave {name} out"
+            )
 
 
 def check_prompts(prompts: Any, name: str) -> list[str]:
@@ -64,24 +74,30 @@ def check_prompts(prompts: Any, name: str) -> list[str]:
     return list(listed)
 
 
-def check_embeddings(
-    encoders: TextEncoders, hidden: Tensor, pooled: Tensor | None, name: str
-) -> None:
-    """Raises `InputError` where embeddings are not of the shape that a base's own have."""
-    if (pooled is None) != (encoders.text_encoder_2 is None):
+def text_widths(unet: Any) -> tuple[int, int | None]:
+    """Channels of the text that a UNet takes, and of the pooled one, which None but SDXL has."""
+    config = unet.config
+    if config.addition_embed_type != "text_time":
+        return config.cross_attention_dim, None
+    sizes = SIZE_NUMBERS * config.addition_time_embed_dim
+    return config.cross_attention_dim, config.projection_class_embeddings_input_dim - sizes
+
+
+def check_embeddings(unet: Any, hidden: Tensor, pooled: Tensor | None, name: str) -> None:
+    """Raises `InputError` where embeddings are not of the shape that the UNet takes."""
+    width, pooled_width = text_widths(unet)
+    if (pooled is None) != (pooled_width is None):
         needed = "needs" if pooled is None else "has no use for"
         raise InputError(f"{name}_embeds of this base {needed} pooled embeddings beside it")
-    width, second = encoders.text_encoder.config.hidden_size, encoders.text_encoder_2
-    width += 0 if second is None else second.config.hidden_size
     if hidden.ndim != 3 or hidden.shape[2] != width:
         raise InputError(
             f"{name}_embeds has shape {tuple(hidden.shape)}; expected (prompts, tokens, {width})"
         )
-    if second is None or pooled is None:
-        return
-    expected = (len(hidden), second.config.projection_dim)
-    if pooled.shape != expected:
-        raise InputError(f"pooled {name}_embeds has shape {tuple(pooled.shape)}, not {expected}")
+    if pooled is not None and pooled.shape != (len(hidden), pooled_width):
+        raise InputError(
+            f"pooled {name}_embeds has shape {tuple(pooled.shape)}, not "
+            f"{(len(hidden), pooled_width)}"
+        )
 
 
 def check_negative(full: TextCondition, empty: TextCondition) -> None:

@@ -1,7 +1,9 @@
 """What a caller of the pipeline gives, checked and in the form that sampling takes."""
 
 import inspect
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from anyscene.pipeline_checks import (
     check_range,
 )
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Foreground:
@@ -32,41 +36,75 @@ class Foreground:
     alpha: Tensor
 
 
-def text_condition(
-    encoders: TextEncoders,
-    prompts: str | list[str] | None,
-    embeds: tuple[Tensor | None, Tensor | None],
-    name: str,
-) -> TextCondition:
-    """The condition of prompts, or of the embeddings (hidden, pooled) in their place.
+@dataclass(frozen=True)
+class TextInput:
+    """Prompts, or embeddings in their place, as a caller gives them."""
 
-    Raises `InputError`, with `name` as the argument, where neither is given, a part is missing or
-    of another shape.
+    name: str  # of the argument
+    prompts: str | list[str] | None
+    hidden: Tensor | None  # B n d
+    pooled: Tensor | None  # B p, of SDXL
+
+    @property
+    def missing(self) -> bool:
+        """Whether nothing is given."""
+        return self.prompts is None and self.hidden is None and self.pooled is None
+
+
+def text_condition(encoders: TextEncoders | None, unet: Any, given: TextInput) -> TextCondition:
+    """The condition of prompts, or of the embeddings in their place.
+
+    Raises `InputError` where neither is given, or both, a part is missing or of another shape, or
+    prompts have no encoder.
     """
-    hidden, pooled = embeds
-    if hidden is None:
-        if prompts is None:
-            raise InputError(f"give {name} or {name}_embeds")
-        return encoders.encode(check_prompts(prompts, name))
-    check_embeddings(encoders, hidden, pooled, name)
-    return TextCondition(hidden, pooled)
+    if given.hidden is None:
+        if given.pooled is not None:
+            raise InputError(f"pooled {given.name}_embeds need {given.name}_embeds beside them")
+        if given.prompts is None:
+            raise InputError(f"give {given.name} or {given.name}_embeds")
+        prompts = check_prompts(given.prompts, given.name)
+        if encoders is None:
+            raise InputError(
+                f"{given.name}={given.prompts!r}, but this pipeline was loaded without its text "
+                f"encoder: give {given.name}_embeds"
+            )
+        for end in filter(None, map(encoders.unread, prompts)):
+            tell_unread(given.name, encoders.tokenizer.model_max_length, end)
+        return encoders.encode(prompts)
+    if given.prompts is not None:
+        raise InputError(f"give {given.name} or {given.name}_embeds, not both")
+    check_embeddings(unet, given.hidden, given.pooled, given.name)
+    return TextCondition(given.hidden, given.pooled)
+
+
+@cache
+def tell_unread(name: str, limit: int, end: str) -> None:
+    """Log, once for each, that the end of a prompt is not read."""
+    log.warning("%s: the text encoder reads %d tokens; not read is %r", name, limit, end)
 
 
 def text_conditions(
-    encoders: TextEncoders,
-    prompts: str | list[str] | None,
-    negative: str | list[str] | None,
-    embeds: tuple[Tensor | None, Tensor | None],
-    negative_embeds: tuple[Tensor | None, Tensor | None],
+    encoders: TextEncoders | None,
+    unet: Any,
+    positive: TextInput,
+    negative: TextInput,
+    zeros_for_empty: bool,
 ) -> tuple[TextCondition, TextCondition]:
     """The conditions of prompts and of negative prompts, or of the embeddings in their place.
 
+    Without negative ones they are the empty prompt of the base, zeros where its folder says so; a
+    text that is given is encoded, "" too, as diffusers' pipelines have it.
+
     Raises `InputError` where something is missing, or their numbers differ.
     """
-    full = text_condition(encoders, prompts, embeds, "prompt")
-    count = len(full.hidden)
-    negative = per_prompt(negative, count)
-    empty = text_condition(encoders, negative, negative_embeds, "negative_prompt")
+    full = text_condition(encoders, unet, positive)
+    if negative.missing and zeros_for_empty:
+        pooled = None if full.pooled is None else torch.zeros_like(full.pooled)
+        return full, TextCondition(torch.zeros_like(full.hidden), pooled)
+    if negative.hidden is None:
+        own = per_prompt(negative.prompts, len(full.hidden))
+        negative = replace(negative, prompts=own)
+    empty = text_condition(encoders, unet, negative)
     check_negative(full, empty)
     return full, empty
 

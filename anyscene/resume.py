@@ -26,7 +26,7 @@ def fixed_values(
     """What a resume must not change: the order of samples and all draws depend on it, or what the
     checkpoint's weights fit. `fim_sha256` is that of a FIM to begin with that stays frozen."""
     data, train = config.data, config.train
-    shape: Any = None if fim is None else fim.config
+    settings: Any = None if fim is None else fim.config
     return {
         "data.batch_size": data.batch_size,
         "data.shuffle_window": data.shuffle_window,
@@ -40,8 +40,8 @@ def fixed_values(
         "train.channels_last": train.channels_last,  # which the moments are stored in
         "train.zero_terminal_snr": train.zero_terminal_snr,
         "fim.hint": None if fim is None else hint_kind(fim).name,
-        "fim.embedder_channels": shape and list(shape.conditioning_embedding_out_channels),
-        "fim.transformer_layers": shape and transformer_layers(shape),
+        "fim.embedder_channels": settings and list(settings.conditioning_embedding_out_channels),
+        "fim.transformer_layers": None if fim is None else transformer_layers(fim),
         FIM_SHA256: fim_sha256,
         **data_identity(data),
     }

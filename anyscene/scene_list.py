@@ -211,7 +211,8 @@ def check_settings(settings: GenerateSettings) -> None:
     for name in ("guidance_scale", "foreground_guidance_scale"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
-            raise InputError(f"{_option(name)} {value:g} must not be negative")
+            limit = "not be negative" if value < 0 else "be a finite number"
+            raise InputError(f"{_option(name)} {value:g} must {limit}")
     if settings.blend_k is not None and not 0 <= settings.blend_k <= 1:
         raise InputError(f"--blend-k {settings.blend_k:g} must be between 0 and 1")
     parse_layout(settings.layout, LayoutControl())

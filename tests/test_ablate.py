@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from anyscene.benchmark import ablate as ablation
 from anyscene.benchmark.ablate import ALL, NONE, REAL, Measure, _row, arms, table
 from anyscene.cli import main
+from anyscene.config import SampleConfig
 from anyscene.held_out import Scenes
 from anyscene.layout_settings import LayoutControl
+from anyscene.pipeline import AnySceneOutput
 
 JUDGE = Path(__file__).parents[1] / "anyscene" / "assets" / "demo_judge"
 
@@ -60,6 +64,34 @@ def test_measure_prompts_the_segmenter_with_the_mask():
     assert values["mask_iou"] == values["boundary_f"] == [1.0, 1.0]
     assert values["growth"] == values["lost"] == values["colour_shift"] == [0.0, 0.0]
     assert "shadow_correlation" not in values
+
+
+def test_every_arm_has_the_same_seeds_and_its_values_are_their_means(tmp_path: Path, monkeypatch):
+    alpha = torch.ones(2, 1, 64, 64)
+    image = torch.zeros(2, 3, 64, 64)
+    scenes = Scenes(image, alpha, ["a", "b"], [None, None], [10, 20], image)
+    asked: list[tuple[bool, list[int]]] = []
+
+    def sampled(_pipeline, _prompts, seeds, *_, layout, **_options):
+        asked.append((bool(layout.active()), seeds))
+        shown = torch.tensor(seeds, dtype=torch.float32)[:, None, None, None]
+        return AnySceneOutput(images=shown, raw_images=shown + 100 * bool(layout.active()))
+
+    def measured(images, _scenes):
+        return {"mask_iou": images.flatten().tolist()}
+
+    monkeypatch.setattr(ablation, "sample_scenes", sampled)
+    model: Any = SimpleNamespace(
+        pipeline=None, device="cpu", path="m", sha256="0", device_name=lambda: "cpu"
+    )
+    on, sample = LayoutControl(attention=1), SampleConfig()
+    options: Any = {"sample": sample, "on": on, "seeds": (0, 4)}
+    record = ablation.ablate(model, scenes, measured, tmp_path, **options)  # pyright: ignore
+    assert asked == [(on, [10 + seed, 20 + seed]) for seed in (0, 4) for on in (False, True)]
+    plain, attention = record["rows"]
+    assert plain["figures"] == {"mask_iou": 17.0}  # of 12 and 22
+    assert attention["figures"] == {"mask_iou": 117.0}
+    assert attention["changes"] == {"mask_iou": 100.0}
 
 
 def run(*arguments: Any) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from published import published_base
 from tiny import tiny_config
 from torch import nn
@@ -14,6 +15,8 @@ from anyscene.cli import main
 from anyscene.config import Config, Optimizer, TrainConfig
 from anyscene.cost import GIB, StepCost, count_step, images_at_peak
 from anyscene.counted_memory import EightBitAdamW, LiveBytes
+from anyscene.counted_step import fake_step
+from anyscene.errors import ConfigError
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import fake_base, load_base
 from anyscene.models.trained import trained_parameters
@@ -41,11 +44,10 @@ def costs_of_sd15(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def costs_of_sdxl(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Costs:
-    """As if bitsandbytes were here; nothing of it is needed for counting."""
     base = published_base(tmp_path_factory.mktemp("sdxl") / "base", "sdxl")
     saving = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true")
     options = {"lean": LEAN, "leaner": (*LEAN, *saving)}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # bitsandbytes is not needed for counting
         patch.setattr(config_checks, "find_spec", lambda _: True)
         return {
             name: count_step(config_of(base, demo_shards, "data.batch_size=1", *own))
@@ -125,6 +127,14 @@ def test_flops_of_training_the_unet(
         assert cost_of.optimizer == pytest.approx(2 * cost_of.trained, rel=0.01)
 
 
+def test_memory_of_the_average_is_the_device_s_but_on_the_cpu(
+    cost_of_fim: StepCost, tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    elsewhere = count_step(config_of(tiny_base_folder, demo_shards, "train.ema_on_cpu=true"))
+    assert (elsewhere.average, cost_of_fim.average) == (0, cost_of_fim.trained)
+    assert cost_of_fim.peak - elsewhere.peak == cost_of_fim.average
+
+
 @pytest.mark.parametrize("of", [(), ("train.trainable=unet", "train.injection=none")])
 def test_counted_adapters_are_those_of_a_run(
     of: tuple[str, ...], tiny_base_folder: Path, demo_shards: Path
@@ -137,6 +147,19 @@ def test_counted_adapters_are_those_of_a_run(
         step = cost.Step(base, fim, config, (64, 64), 1)
     run = trained_parameters(SceneModule(config).trained)
     assert [(v.shape, v.dtype) for v in step.trained] == [(v.shape, v.dtype) for v in run]
+
+
+def test_flops_of_attention_are_those_of_its_matrix_products(
+    tiny_base_folder: Path, demo_shards: Path
+) -> None:
+    """As of diffusers' processor that makes them one by one; a fused kernel does them again in the
+    backward pass, which is not the method's work."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step = fake_step(config_of(tiny_base_folder, demo_shards), None, 1)
+        counted = step.flop()
+        for network in step.networks:
+            network.set_attn_processor(AttnProcessor())
+        assert step.flop() == counted
 
 
 def test_memory_of_ranks_that_share_the_weights(
@@ -195,10 +218,19 @@ def test_flops_mode_counts_live_bytes() -> None:
 
 
 def test_flops_are_printed_by_a_dry_run(
-    tiny_base_folder: Path, demo_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base_folder: Path,
+    demo_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs")
-    assert main(["train", str(tmp_path / "runs/tiny.yaml"), "--dry-run"]) == 0
+    """Without the packages of the optimizer and the tracker, which only a run needs."""
+    monkeypatch.setattr(config_checks, "find_spec", lambda _: None)
+    config = tmp_path / "runs/tiny.yaml"
+    with pytest.raises(ConfigError, match="needs the package wandb"):
+        tiny_config(tiny_base_folder, demo_shards, tmp_path / "runs", "log.logger=wandb")
+    only_a_run = ["train.optimizer=adamw8bit", "log.logger=wandb"]
+    assert main(["train", str(config), *only_a_run, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "TFLOP an image of 64x64" in printed
     assert "3 steps of 2 images" in printed

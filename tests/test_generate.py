@@ -1,5 +1,6 @@
 """`anyscene generate`: images, their manifest, and going on after a crash."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,21 @@ def test_real_photo_comes_back_under_its_mask(tiny_export: Path, tmp_path: Path,
     assert not np.array_equal(raw[core], photo[core])
     outside = (alpha == 0)[0, 0].numpy()
     assert np.array_equal(image[outside], raw[outside])
+
+
+def test_float16_on_a_cpu_works_without_a_word(
+    tiny_export: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """diffusers warns three times that a CPU cannot; its kernels can."""
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    settings = GenerateSettings(dtype="fp16", height=SIZE, width=SIZE, device="cpu")
+    (line,) = generate(str(tiny_export), [Scene("text", PROMPTS[:1])], settings, tmp_path / "out")
+    assert line["dtype"] == "fp16"
+    assert pixels_of(tmp_path / "out" / line["image"]).std() > 1
+    assert "cannot run" not in caplog.text
 
 
 def cut_out(path: Path, size: int) -> Path:

@@ -42,7 +42,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
             "attention=-1 must be between 0 (off)",
         ),
         (["MODEL", "--prompt", "x", "--layout", "atention=1"], "did you mean 'attention'"),
-        (["MODEL", "--prompt", "x", "--guidance-scale", "nan"], "--guidance-scale nan must not"),
+        (
+            ["MODEL", "--prompt", "x", "--guidance-scale", "nan"],
+            "--guidance-scale nan must be a finite",
+        ),
         (["MODEL", "--prompt", "x", "--seed", "-1"], "seed=-1 of scene text must be at least 0"),
         (["MODEL", "--prompt", "x", "--micro-batch", "0"], "--micro-batch 0 must be greater"),
         (["--again", "gone.jsonl"], "no manifest gone.jsonl"),

@@ -97,6 +97,7 @@ def test_the_pass_without_foreground_is_without_layout_control(pipeline: AnyScen
                 ["", ""],
                 rgb,
                 mask,
+                negative_prompt="",
                 num_inference_steps=2,
                 layout=control,
                 generator=generators(),

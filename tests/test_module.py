@@ -205,6 +205,26 @@ def test_hints_are_swapped_with_the_sample_before(build):
     assert torch.equal(module.hint_before(torch.ones(1, 5, 8, 16)), torch.zeros(1, 5, 8, 16))
 
 
+def test_validation_shows_each_sample_the_hint_of_the_one_before(build, host_batch, monkeypatch):
+    """Over the batches: no sample is shown its own again, which would hide that hints are used."""
+    module = build().eval()
+    device = module.on_after_batch_transfer(host_batch, 0)
+    shown: list[torch.Tensor] = []
+
+    def note(batch: dict[str, Any], _seed: int) -> torch.Tensor:
+        shown.append(batch["hint"])
+        return torch.ones(len(batch["hint"]))
+
+    monkeypatch.setattr(module, "sample_losses", note)
+    for rows in ([0, 1, 2], [3, 4, 5]):
+        module.validation_step(part(device, rows), 0)
+    own, swapped, later, later_swapped = shown
+    hints = device["hint"]
+    assert torch.equal(torch.cat([own, later]), hints)
+    assert torch.equal(swapped, hints[[2, 0, 1]])  # the first batch in a circle
+    assert torch.equal(later_swapped, hints[[2, 3, 4]])
+
+
 def test_offset_noise_is_one_draw_a_channel(build, host_batch):
     plain, offset = build(), build("loss.offset_noise=0.25")
     slots = host_batch["counter"]

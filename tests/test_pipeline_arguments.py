@@ -176,6 +176,20 @@ def test_model_offloading_changes_nothing(pipeline: AnyScenePipeline):
     assert torch.equal(ours(pipeline, layout=layout), plain)  # hooks are in place again
 
 
+@pytest.mark.parametrize("name", ["text_encoder", "vae"])
+def test_where_weights_are_offloaded_to_does_not_matter(
+    name: str, pipeline: AnyScenePipeline, monkeypatch: Any
+):
+    """`enable_sequential_cpu_offload` leaves them on `meta` between two calls; without a GPU it
+    works in no pipeline, so here they only say so."""
+    plain = ours(pipeline)
+    kind = type(getattr(pipeline, name))
+    monkeypatch.setattr(kind, "device", property(lambda _: torch.device("meta")))
+    execution = property(lambda _: torch.device("cpu"))
+    monkeypatch.setattr(AnyScenePipeline, "_execution_device", execution)
+    assert torch.equal(ours(pipeline), plain)
+
+
 def test_vae_slicing_decodes_one_image_at_a_time(pipeline: AnyScenePipeline, monkeypatch: Any):
     plain = ours(pipeline)
     sizes = []

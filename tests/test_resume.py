@@ -82,11 +82,14 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
 
 def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
     workspace.killed_copy(whole[0], "slower", 3)
-    run = workspace.train("slower", workspace.judge, "train.learning_rate=0.005")
+    other = ("train.learning_rate=0.005", "train.weight_decay=0.5", "train.betas=[0.5,0.25]")
+    run = workspace.train("slower", workspace.judge, *other)
     rates, before = (one.figures("train/learning_rate") for one in (run, whole[0]))
     assert rates.keys() == before.keys() == set(range(1, 7))
     for step, rate in rates.items():
         assert rate == pytest.approx(before[step] * (0.5 if step > 3 else 1))
+    (group,) = run.state(6)["optimizer_states"][0]["param_groups"]
+    assert (group["weight_decay"], tuple(group["betas"])) == (0.5, (0.5, 0.25))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,8 @@ def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
         (["data.shuffle_window=2"], ["data.shuffle_window is 2", "made with 4096"]),
         (["debug.overfit=1"], ["debug.overfit is 1", "made with 0"]),
         (["fim.hint=latent"], ["fim.hint is latent", "made with pixel"]),
-        (["fim.embedder_channels=[8,8,8]"], ["fim.embedder_channels is [8, 8, 8]", "[16, 32, 96]"]),
-        (["fim.transformer_layers=[0,0]"], ["fim.transformer_layers is [0, 0]", "with [0, 1]"]),
+        (["fim.embedder_channels=[8,8,16]"], ["[8, 8, 16]", "made with [16, 32, 96]"]),
+        (["fim.transformer_layers=[0,0]"], ["layers is [0, 0]", "made with [0, 1]"]),
         (["train.trainable=unet", "train.injection=none"], ["is unet", "made with fim"]),
     ],
 )

@@ -35,7 +35,7 @@ from anyscene.config import (
     Trainable,
     TrainConfig,
 )
-from anyscene.config_checks import check_config, check_paths
+from anyscene.config_checks import check_config, check_packages, check_paths
 from anyscene.config_method import LossConfig, Weighting
 from anyscene.config_run import LogConfig, Logger
 from anyscene.errors import DamageError
@@ -139,6 +139,7 @@ def learn(fine_tune: FineTune, fine_tunes: Path) -> dict[str, Tensor]:
         config = training_config(fine_tune, folder, photos, classes)
         check_config(config)
         check_paths(config)
+        check_packages(config)
         print(f"{fine_tune.kind.name}: {folder.name}, {fine_tune.steps} steps")
         run = trained_run(config)
         weights = last_weights(run, fine_tune.steps)

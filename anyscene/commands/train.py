@@ -74,7 +74,7 @@ def _count(options: argparse.Namespace) -> int:
     from anyscene.config_io import load_config
     from anyscene.elastic import fit_accumulation
 
-    config = load_config(options.config, options.overrides, fit_accumulation)
+    config = load_config(options.config, options.overrides, fit_accumulation, to_run=False)
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()

@@ -23,7 +23,7 @@ def encode_moments(vae: Vae, images: Tensor) -> tuple[Tensor, Tensor]:
     contiguous, though the attention of an `AutoencoderKL` leaves them channels last: so they can be
     stored, and a step on stored ones is the same bit for bit.
     """
-    with _without_overflow(vae):
+    with _without_overflow(vae, images.device):
         encoded: Any = vae.encode(images.to(vae.dtype))
     if isinstance(vae, AutoencoderTiny):
         return encoded.latents, torch.zeros_like(encoded.latents)
@@ -45,7 +45,7 @@ def encode_images(vae: Vae, images: Tensor, noise: Tensor | None = None) -> Tens
 def decode_latents(vae: Vae, latents: Tensor) -> Tensor:
     """Images B 3 H W, about [-1, 1], of scaled latents B c h w."""
     scale, shift = _scale_and_shift(vae, latents)
-    with _without_overflow(vae):
+    with _without_overflow(vae, latents.device):
         decode: Any = vae.decode  # its type says FloatTensor
         decoded = decode((latents / scale + shift).to(vae.dtype))
     return decoded.sample
@@ -73,14 +73,14 @@ def overflows_in_half(vae: Vae) -> bool:
 
 
 @contextmanager
-def _without_overflow(vae: Vae) -> Iterator[None]:
+def _without_overflow(vae: Vae, device: torch.device) -> Iterator[None]:
     """In the first stage's own dtype while it is open, whatever autocast says; in float32 for one
     in float16 that overflows there."""
     upcast = vae.dtype == torch.float16 and overflows_in_half(vae)
     if upcast:
         vae.float()
     try:
-        with torch.autocast(vae.device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         if upcast:
@@ -176,6 +176,7 @@ class Base(nn.Module):
     def text(self, prompts: list[str]) -> TextCondition:
         """See `TextEncoders.encode`."""
         return TextEncoders(
+            self.text_encoder.device,
             self.tokenizer,
             self.text_encoder,
             self.tokenizer_2,

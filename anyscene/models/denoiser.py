@@ -1,6 +1,7 @@
 """The base and its FIM under both guidances: one prediction a step of sampling."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from torch import Tensor
 
 from anyscene.diffusion.guidance import combine
+from anyscene.errors import InputError
 from anyscene.layout_settings import acts
 from anyscene.models.layout_control import LayoutPlan
 from anyscene.models.text import TextCondition, join_texts
@@ -33,6 +35,56 @@ class Conditions:
     def fim_scale_at(self, step: int, steps: int) -> float:
         """The factor of the FIM's residuals in a step, as diffusers' control guidance has it."""
         return self.fim_scale if acts(self.fim_span, step, steps) else 0.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step needs predictions with the negative prompts, too."""
+        return self.s_text > 1 or self.s_foreground != 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a callback may ask for and give back, by the names of diffusers' pipelines.
+
+        Under guidance the rows of the negative prompts come before those of the prompts, B each.
+        """
+        texts = [self.empty, self.full] if self.guided else [self.full]
+        text = join_texts(texts)
+        found = {"prompt_embeds": text.hidden}
+        if text.pooled is not None and self.sizes is not None:
+            found["add_text_embeds"] = text.pooled
+            found["add_time_ids"] = torch.cat([self.sizes] * len(texts))
+        if self.control is not None:
+            found["image"] = torch.cat([self.control] * len(texts))
+        return found
+
+    def with_changes(self, changes: Mapping[str, Tensor], s_text: float) -> "Conditions":
+        """With what a callback gave back of `tensors`, and with its text guidance.
+
+        B rows, which a callback that ends guidance leaves, are those of the prompts; the negative
+        ones then stay. Raises `InputError` for another number of rows.
+        """
+        count = len(self.full.hidden)
+        tensors = {**self.tensors(), **changes}
+        for name, rows in tensors.items():
+            if len(rows) not in (count, 2 * count):
+                raise InputError(
+                    f"the callback gave {name} of shape {tuple(rows.shape)} back: it must have "
+                    f"{count} rows, or {2 * count} with those of the negative prompts first"
+                )
+        hidden, pooled = tensors["prompt_embeds"], tensors.get("add_text_embeds")
+        full, empty = (
+            TextCondition(hidden[part], None if pooled is None else pooled[part])
+            for part in (slice(-count, None), slice(None, count))
+        )
+        both = len(hidden) == 2 * count and (pooled is None or len(pooled) == 2 * count)
+        sizes, control = (tensors.get(name) for name in ("add_time_ids", "image"))
+        return replace(
+            self,
+            s_text=s_text,
+            full=full,
+            empty=empty if both else self.empty,
+            sizes=None if sizes is None else sizes[-count:],
+            control=None if control is None else control[-count:],
+        )
 
     def layout_acts(self, mechanism: str, step: int, steps: int) -> bool:
         """Whether a mechanism of layout control is on in a step."""
@@ -62,7 +114,7 @@ class Denoiser:
         fim_scale = c.fim_scale_at(step, steps)
         self.gate = c.layout_acts("residual_gate", step, steps)
         self._bias(c.layout_acts("attention", step, steps))
-        if c.s_text <= 1 and c.s_foreground == 1:
+        if not c.guided:
             return self._predict(latents, timestep, [c.full], c.control, fim_scale)[0]
         both = [c.empty, c.full]
         foreground, full = self._predict(latents, timestep, both, c.control, fim_scale)
@@ -93,7 +145,7 @@ class Denoiser:
         sizes = None if c.sizes is None else torch.cat([c.sizes] * n)
         arguments = join_texts(texts).network_arguments(sizes)
         residuals: dict[str, Any] = {}
-        if self.fim is not None and control is not None:
+        if self.fim is not None and control is not None and fim_scale != 0:
             down, mid = self.fim(
                 model_input,
                 timestep,

@@ -77,11 +77,17 @@ def build_fim(config: FimConfig, base: Base, seed: int, weights: bool = True) ->
     return fim.requires_grad_(True).train()
 
 
-def transformer_layers(config: Any) -> list[int]:
-    """Transformer layers a block of each level, as a FIM's or UNet's own `config` says."""
-    kinds, own = config.down_block_types, config.transformer_layers_per_block
-    own = [own] * len(kinds) if isinstance(own, int) else own
-    return [n if "CrossAttn" in kind else 0 for n, kind in zip(own, kinds, strict=True)]
+def transformer_layers(fim: ControlNetModel) -> list[int]:
+    """Transformer layers in the blocks of each level, from the highest resolution."""
+    config: Any = fim.config
+    pairs = zip(_depths(config), config.down_block_types, strict=True)
+    return [depth if "CrossAttn" in kind else 0 for depth, kind in pairs]
+
+
+def _depths(config: Any) -> list[int]:
+    """Transformer layers by level as a configuration has them, which says one for all as well."""
+    depths = config.transformer_layers_per_block
+    return [depths] * len(config.block_out_channels) if isinstance(depths, int) else list(depths)
 
 
 def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
@@ -91,11 +97,8 @@ def shrink_fim(fim: ControlNetModel, layers: list[int]) -> ControlNetModel:
     without attention. The first layers of the base are kept.
     """
     config: Any = fim.config
-    own = config.transformer_layers_per_block
-    levels = len(config.block_out_channels)
-    own = [own] * levels if isinstance(own, int) else list(own)
-    kinds = list(config.down_block_types)
-    most = transformer_layers(config)
+    levels, kinds = len(config.block_out_channels), list(config.down_block_types)
+    own, most = _depths(config), transformer_layers(fim)
     if len(layers) != levels or any(n < 0 or n > m for n, m in zip(layers, most, strict=False)):
         raise ConfigError(
             f"fim.transformer_layers={layers} does not fit the base's UNet, which has {most}: one "

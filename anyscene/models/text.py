@@ -49,8 +49,12 @@ def join_texts(texts: list[TextCondition]) -> TextCondition:
 
 @dataclass(frozen=True)
 class TextEncoders:
-    """The text side of a base. SDXL has a second encoder, whose projection gives `pooled`."""
+    """The text side of a base. SDXL has a second encoder, whose projection gives `pooled`.
 
+    `device` is where they compute; offloaded weights may be elsewhere between two calls.
+    """
+
+    device: torch.device
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     tokenizer_2: CLIPTokenizer | None = None
@@ -83,6 +87,12 @@ class TextEncoders:
             pooled = pooled * spoken[:, None]
         return TextCondition(hidden, pooled)
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the tokenizer cuts off; "" where all of it is read."""
+        tokens = self.tokenizer(prompt, verbose=False).input_ids
+        read = self.tokenizer.model_max_length - 1  # and the end token
+        return str(self.tokenizer.decode(tokens[read:-1]))
+
     def _tokens(self, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
         return tokenizer(
             prompts,
@@ -90,7 +100,7 @@ class TextEncoders:
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        ).input_ids.to(self.text_encoder.device, non_blocking=True)
+        ).input_ids.to(self.device, non_blocking=True)
 
 
 def micro_condition(original_size: Tensor, crop_top_left: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from tiny import tiny_config
 
 from anyscene.callbacks.ema import MovingAverage
@@ -46,6 +47,20 @@ def test_recursion_with_a_decay_that_warms_up(module):
     torch.testing.assert_close(weight(module.averaged).double(), expected, rtol=1e-5, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in module.averaged.parameters())
     assert not module.averaged.training
+
+
+def test_the_average_is_that_of_diffusers_training_scripts(module):
+    """Their `EMAModel`, which copies first too and warms up by the same rule."""
+    torch.manual_seed(0)
+    theirs = EMAModel([weight(module.trained)], decay=0.6)
+    callback, trainer = MovingAverage(0.6), SimpleNamespace(global_step=0)
+    callback.setup(trainer, module, "fit")
+    callback.on_train_start(trainer, module)
+    for _ in range(15):
+        step_through(callback, module, trainer, 1)
+        theirs.step([weight(module.trained)])
+        torch.testing.assert_close(weight(module.averaged), theirs.shadow_params[0])
+    assert theirs.cur_decay_value == 0.6  # no longer warming up
 
 
 def test_it_goes_on_from_its_state(module, tiny_base_folder, demo_shards, tmp_path):

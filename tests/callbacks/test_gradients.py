@@ -1,7 +1,6 @@
 """The gradient before a step: its norm, its clipping, and runs that are stopped in time."""
 
 import re
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from training import Run, Workspace, assert_same_training_state, recorded_keys, 
 
 from anyscene.callbacks.gradients import Gradients
 from anyscene.cli import main
-from anyscene.config import Config, Precision, Strategy
+from anyscene.config import Config, DataConfig, Precision, Strategy, TrainConfig
 from anyscene.module import SceneModule
 from anyscene.out_of_memory import Held, remedies
 
@@ -148,9 +147,26 @@ OTHERS = ("train.optimizer=adamw8bit", "train.ema_on_cpu=true", "train.lora_rank
 )
 def test_out_of_memory_suggests_what_the_run_may_use(values: dict[str, Any], helping: set[str]):
     train = {"devices": 2, "gradient_checkpointing": True, "precision": Precision.bf16, **values}
-    config = Config(name="x")
-    config = replace(config, train=replace(config.train, **train))
+    config = Config(name="x", train=TrainConfig(steps=1, **train))
     assert {one.split(" (")[0] for one in remedies(config, Held(1, 1, None))} == helping
+
+
+@pytest.mark.parametrize(("samples", "parts"), [(9, 3), (4, 2), (7, 7), (1, None)])
+def test_out_of_memory_suggests_micro_batches_that_divide_the_batch(
+    samples: int, parts: int | None
+):
+    data = DataConfig(batch_size=2 * samples)
+    config = Config(name="x", data=data, train=TrainConfig(steps=1, accumulate=2))
+    found = [one for one in remedies(config, Held(1, 1, (samples, 64, 64))) if "accumulate" in one]
+    whole = [] if parts is None else [samples // parts]
+    assert found == [
+        f"train.accumulate={2 * samples // size} (micro-batches of {size})" for size in whole
+    ]
+
+
+def test_out_of_memory_suggests_no_half_precision_where_runs_are_bit_reproducible():
+    config = Config(name="x", train=TrainConfig(steps=1, deterministic=True))
+    assert not [one for one in remedies(config, Held(1, 1, None)) if "precision" in one]
 
 
 def test_out_of_memory_while_the_embedder_is_fitted_names_one_rank_s_batch(

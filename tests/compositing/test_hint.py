@@ -26,7 +26,7 @@ def scene(height=40, width=52, batch=2):
     return rgb, torch.nn.functional.interpolate(alpha, (height, width), mode="bilinear")
 
 
-@pytest.mark.parametrize(("height", "width", "radius"), [(40, 52, 1), (256, 300, 2)])
+@pytest.mark.parametrize(("height", "width", "radius"), [(40, 52, 1), (256, 400, 2)])
 def test_edge_band_equals_scipy_grey_dilation_minus_erosion(height, width, radius):
     rgb, alpha = scene(height, width)
     hint = make_hint(rgb, alpha)

@@ -80,6 +80,24 @@ def test_region_weight_by_hand():
     assert (weight * mean).round(decimals=4).unique(return_counts=True)[1].tolist() == [28, 16, 20]
 
 
+def test_the_band_is_as_wide_as_said_and_begins_at_the_last_cell_that_is_touched():
+    """A share of the short side: two cells of 16 around a mask, also where it covers cells in part.
+
+    What a cell has of the mask weighs as inside, and the rest of it as band.
+    """
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., 24:40, 32:50] = 1  # cells 6 to 9, and 8 to 11 with half of 12
+    config = LossConfig(inside=0.0, boundary=1.0, rest=0.0, boundary_width=0.12)
+    band = region_weight(mask, (16, 24), config)[0, 0]
+    band = band / band[5, 9]
+    row = torch.zeros(24)
+    row[6:8], row[12], row[13:15] = 1, 0.5, 1
+    torch.testing.assert_close(band[7], row)
+    column = torch.zeros(16)
+    column[4:6], column[10:12] = 1, 1
+    torch.testing.assert_close(band[:, 9], column)
+
+
 def test_region_weight_has_mean_1_whatever_the_mask():
     generator = torch.Generator().manual_seed(1)
     soft = torch.rand(4, 1, 64, 64, generator=generator)

@@ -72,8 +72,8 @@ def test_optimizer_is_fused_but_for_fp16(precision):
     """There Lightning would leave the unscaling of a clipped gradient to the fused kernel."""
     weights = [torch.nn.Parameter(torch.ones(3))]
     optimizer = build_optimizer(
-        TrainConfig(steps=1, precision=precision, weight_decay=0.5), weights
+        TrainConfig(steps=1, precision=precision, weight_decay=0.5, betas=[0.5, 0.25]), weights
     )
     (group,) = optimizer.param_groups
     assert bool(group["fused"]) == (precision is not Precision.fp16)
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-5, (0.9, 0.999), 0.5)
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-5, (0.5, 0.25), 0.5)

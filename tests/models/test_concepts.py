@@ -1,6 +1,7 @@
 """Custom Diffusion's trained part: keys, values and new words change, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,17 @@ def test_new_word_begins_as_its_word_and_other_prompts_stay_as_they_are(base_fol
         assert torch.equal(after.pooled, before.pooled)
         # not where the highest number is, that of the new word
         assert torch.allclose(same.pooled, before.pooled[:1], atol=1e-6)
+
+
+@torch.no_grad()
+def test_new_word_begins_as_the_mean_of_the_tokens_of_its_word(base_folder: Path):
+    base = load_base(str(base_folder))
+    tokens = base.tokenizer("meadowmug", add_special_tokens=False).input_ids
+    assert len(set(tokens)) > 1
+    known = base.text_encoder.get_input_embeddings().weight[tokens].clone()
+    add_words([(base.tokenizer, base.text_encoder)], {"<new1>": "meadowmug"})
+    table: Any = base.text_encoder.get_input_embeddings()
+    torch.testing.assert_close(table.rows[0], known.mean(0))
 
 
 def test_word_that_is_known_is_refused(base_folder: Path):

@@ -124,6 +124,16 @@ def test_form_of_the_hint(base):
     torch.testing.assert_close(condition[:, 4:], F.avg_pool2d(hint[:, 3:4], 4))
 
 
+def test_the_mask_of_a_latent_hint_is_the_share_that_is_covered(base):
+    fim = build_fim(FimConfig(hint=Hint.latent), base, seed=0)
+    hint = torch.zeros(1, HINT_CHANNELS, 64, 64)
+    hint[:, 3, :, 30:33] = 1  # with cells of 4 pixels: half of one column, a quarter of the next
+    mask = control_condition(fim, base.vae, hint)[0, -1]
+    expected = torch.zeros(16, 16)
+    expected[:, 7], expected[:, 8] = 0.5, 0.25
+    torch.testing.assert_close(mask, expected)
+
+
 def test_a_latent_hint_of_five_channels_is_told_from_a_pixel_one(tmp_path):
     """4 latent channels and the mask are five too, as many as a pixel hint has."""
     base = load_base(str(tiny_base(tmp_path / "b", latent_channels=HINT_CHANNELS - 1)))
@@ -204,6 +214,10 @@ def test_fitting_the_embedder_explains_the_target_and_keeps_identity(base):
     torch.testing.assert_close(target, without_bias)
     untouched = weights_sha256(fim.mid_block, fim.down_blocks, fim.conv_in)
     start = fit_embedder(fim, base, iter([hint]), 1, rate=0.0)
+    with torch.no_grad():
+        target = embedder_target(base, hint)
+        error = F.mse_loss(fim.controlnet_cond_embedding(hint), target)
+        assert start == pytest.approx(float(error / target.var()))  # 1 is nothing learnt
     end = fit_embedder(fim, base, iter([hint] * 60), 60, rate=3e-3)
     assert end < 0.6 * start
     assert weights_sha256(fim.mid_block, fim.down_blocks, fim.conv_in) == untouched

@@ -43,7 +43,7 @@ class BlendedLatent:
             [job.line["prompt"] for job in full],
             foreground=rgb,
             mask=alpha,
-            negative_prompt=line["negative_prompt"],
+            negative_prompt=line["negative_prompt"] or None,
             num_inference_steps=line["steps"],
             guidance_scale=line["guidance_scale"],
             controlnet_conditioning_scale=0.0,

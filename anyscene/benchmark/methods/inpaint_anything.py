@@ -102,7 +102,7 @@ def four_channel_inpainting(
 
     output = pipeline(
         [job.line["prompt"] for job in jobs],
-        negative_prompt=line["negative_prompt"],
+        negative_prompt=line["negative_prompt"] or None,
         height=line["height"],
         width=line["width"],
         num_inference_steps=line["steps"],
