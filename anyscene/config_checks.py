@@ -157,6 +157,11 @@ def _check_training(config: Config) -> None:
             f"train.foreground_dropout={train.foreground_dropout} has no foreground to drop with "
             "train.injection=none; use 0"
         )
+    if fim.init and train.injection is Injection.none:
+        raise ConfigError(
+            f"fim.init={fim.init!r} has no effect with train.injection=none, which trains without "
+            "a FIM; leave it out, or use train.injection=fim"
+        )
     if fim.init and fim.transformer_layers is not None:
         raise ConfigError(
             f"fim.transformer_layers={fim.transformer_layers} cannot go with "

@@ -39,6 +39,7 @@ from anyscene.models.injection import hint_kind
 from anyscene.models.lora import lora_weights, merge_lora
 from anyscene.models.trained import load_named, trained_names
 from anyscene.module import SceneModule
+from anyscene.resume import FIM_SHA256
 
 AVERAGE = "MovingAverage"  # the EMA callback's key in a checkpoint
 LORA_FOLDER = "lora"  # of an export: the UNet's adapters alone, in diffusers' format
@@ -117,6 +118,12 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
             f"{path} was trained on a base with sha256 {state['base_sha256'][:16]}..., but "
             f"{config.base.path} has {module.base_sha256[:16]}...: restore the base it began with"
         )
+    fixed = state.get("fixed", {})
+    if fixed.get(FIM_SHA256) != module.fim_sha256 and FIM_SHA256 in fixed:
+        raise InputError(
+            f"{path} was trained from a FIM with other weights than fim.init={config.fim.init!r} "
+            "has now: restore the one it began with"
+        )
     try:
         load_named(module.trained, trained_names(module.trained), _weights(state))
     except RuntimeError as error:
@@ -126,7 +133,7 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
             "another run"
         ) from None
     module.requires_grad_(False).eval()
-    recorded = state.get("fixed", {}).get("sha256 of data.train's manifest")
+    recorded = fixed.get("sha256 of data.train's manifest")
     return Trained(
         config, module, int(state["global_step"]), recorded or _manifest_sha256(config.data.train)
     )

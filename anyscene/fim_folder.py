@@ -19,12 +19,20 @@ def check_hint_version(folder: Path | str, record: dict[str, Any]) -> None:
         )
 
 
-def load_fim_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a pipeline, in float32, of an export that holds the FIM only.
+def load_fim_folder(
+    folder: Path, record: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The parts of a pipeline, in float32, of an export that holds the FIM only; those that
+    `options` of `from_pretrained` hold are taken from there.
 
-    Raises `InputError` where the base that its record names is missing or has other weights, or
-    where the FIM is incomplete.
+    Raises `InputError` where the base that its record names is missing or has other weights, where
+    the FIM is incomplete, and for a `device_map`, which would have no effect.
     """
+    if options.get("device_map") is not None:
+        raise InputError(
+            f"device_map={options['device_map']!r} cannot be given with {folder}, which holds the "
+            "FIM alone; use .to(DEVICE) or enable_model_cpu_offload() of the pipeline"
+        )
     stated = record["base"]
     path, first_stage = (
         str((folder / name).resolve()) if name and (folder / name).is_dir() else name
@@ -37,4 +45,5 @@ def load_fim_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
             f"but {path} has {base.sha256()[:16]}...: give the base it names"
         )
     fim = load_weights(ControlNetModel, str(folder), "model", subfolder="controlnet")
-    return base.components() | {"controlnet": fim}
+    parts = base.components() | {"controlnet": fim}
+    return parts | {name: part for name, part in options.items() if name in parts}

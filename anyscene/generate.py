@@ -37,6 +37,7 @@ from anyscene.image_jobs import (
     make_images,
     png,
     versions,
+    warn_of_long_prompts,
 )
 from anyscene.layout_settings import layout_record
 from anyscene.manifest import (
@@ -46,6 +47,7 @@ from anyscene.manifest import (
     identity,
     read_generation_manifest,
 )
+from anyscene.models.fit import check_channels
 from anyscene.scene_list import MAX_MICRO_BATCH, GenerateSettings, Scene, check_request, sampling
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -77,7 +79,10 @@ def generate(
     config = sampling(settings, read_export_record(model))
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
-    total = settings.images * sum(len(scene.prompts) for scene in scenes)
+    check_channels(f"model {model}", loaded.pipeline)
+    prompts = [prompt for scene in scenes for prompt in scene.prompts]
+    warn_of_long_prompts(loaded, [*prompts, settings.negative_prompt])
+    total = settings.images * len(prompts)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
     jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)
     manifest = out / MANIFEST_NAME
@@ -204,24 +209,50 @@ def foreground_fields(model: Model, scene: Scene, config: SampleConfig) -> dict[
 
 
 def image_size(model: Model, scene: Scene, settings: GenerateSettings) -> tuple[int, int]:
-    """(height, width): as given, otherwise the model's own area in the canvas' shape."""
-    native, multiple = model.native_size, model.multiple
-    if settings.height or settings.width or scene.canvas is None:
-        return settings.height or native, settings.width or native
-    height, width = canvas_size(scene.canvas)
-    fitting = []
-    for own_height in range(multiple, 2 * native + 1, multiple):
-        own_width = max(1, round(own_height * width / height / multiple)) * multiple
-        distortion = abs(own_width * height / (own_height * width) - 1)
-        if distortion <= ASPECT_TOLERANCE and own_width <= 2 * native:
-            fitting.append((own_height, own_width))
-    if not fitting:
+    """(height, width): as given, otherwise the model's own area in the canvas' shape; a side that
+    is not given follows the other one and the canvas.
+
+    Raises `InputError` where no size, or not the one that is given, has the canvas' shape.
+    """
+    native, asked = model.native_size, (settings.height, settings.width)
+    if scene.canvas is None:
+        return asked[0] or native, asked[1] or native
+    shape = canvas_size(scene.canvas)
+    if asked[0] and asked[1] and _distortion(asked, shape) <= ASPECT_TOLERANCE:
+        return asked[0], asked[1]
+    largest = 2 * max(native, *(side or 0 for side in asked))
+    sizes = _sizes_of(shape, model.multiple, largest)
+    area = (asked[0] or asked[1] or native) * (asked[1] or asked[0] or native)
+    sizes.sort(key=lambda size: abs(size[0] * size[1] - area))
+    free = [s for s in sizes if asked[0] in (None, s[0]) and asked[1] in (None, s[1])]
+    if free:
+        return free[0]
+    wanted = " ".join(f"--{n} {v}" for n, v in zip(("height", "width"), asked, strict=True) if v)
+    canvas = f"{scene.canvas} is {shape[1]} x {shape[0]} pixels (width x height), a shape that"
+    if wanted and sizes:
         raise InputError(
-            f"{scene.canvas} is {width} x {height} pixels, a shape that no image of about "
-            f"{native} pixels a side, in multiples of {multiple}, has: pad it with transparent "
-            "pixels, to a square for instance"
+            f"{canvas} {wanted} does not give in multiples of {model.multiple}; leave it out, or "
+            f"give --height {sizes[0][0]} --width {sizes[0][1]}"
         )
-    return min(fitting, key=lambda size: abs(size[0] * size[1] - native**2))
+    raise InputError(
+        f"{canvas} no image of about {native} pixels a side, in multiples of {model.multiple}, "
+        "has: pad it with transparent pixels, to a square for instance"
+    )
+
+
+def _sizes_of(shape: tuple[int, int], multiple: int, largest: int) -> list[tuple[int, int]]:
+    """All (height, width) in multiples, to the largest side, of about a shape's aspect."""
+    sizes = []
+    for height in range(multiple, largest + 1, multiple):
+        width = max(1, round(height * shape[1] / shape[0] / multiple)) * multiple
+        if width <= largest and _distortion((height, width), shape) <= ASPECT_TOLERANCE:
+            sizes.append((height, width))
+    return sizes
+
+
+def _distortion(size: Sequence[Any], shape: tuple[int, int]) -> float:
+    """By how much of itself the aspect of a size differs from that of a shape."""
+    return abs(size[1] * shape[0] / (size[0] * shape[1]) - 1)
 
 
 def read_foreground(

@@ -2,10 +2,12 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from anyscene.errors import InputError
 from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
 from anyscene.layout_settings import layout_of
 from anyscene.models.base import unet_factor, weights_sha256
+from anyscene.models.fit import check_fit
 from anyscene.models.loading import load_networks
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.sampler import sample_scenes
@@ -113,6 +116,7 @@ def load_model(model: str, dtype: str, device: str) -> Model:
             f"model {model} could not be loaded ({reason}); give a complete folder, which for a "
             f"hub id `hf download {model} --local-dir DIR` makes where there is a network"
         ) from None
+    check_fit(f"model {model}", pipeline)
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet")
     parts = [part for name in names if (part := getattr(pipeline, name)) is not None]
     sha256 = weights_sha256(*parts)
@@ -121,6 +125,20 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU is slow, but works
     pipeline.set_progress_bar_config(disable=True)
     return Model(pipeline, model, sha256, dtype, device)
+
+
+def warn_of_long_prompts(model: Model, prompts: Iterable[str]) -> None:
+    """Say of which prompts the end is not read: text encoders take 75 tokens and two ends."""
+    tokenizer = model.pipeline.tokenizer
+    most = tokenizer.model_max_length
+    for prompt in dict.fromkeys(prompts):
+        tokens = len(tokenizer(prompt, verbose=False).input_ids)
+        if tokens > most:
+            print(
+                f"WARNING: {tokens - most} of {tokens} tokens are not read, the last ones of the "
+                f"prompt {shorten(prompt, 60)!r}",
+                file=sys.stderr,
+            )
 
 
 def make_images(model: Model, jobs: Sequence[Job]) -> list[tuple[bytes, bytes]]:

@@ -61,6 +61,8 @@ The hint has five channels: RGB on grey, alpha, edge band. Make it with `make_hi
 - A PIL image as `image=` fails: it has three channels.
 - A hint tensor of another size than `height` and `width` is **silently accepted** and resized by
   nearest neighbour; nothing warns you that the scene is wrong.
+- Beside another ControlNet give `controlnet=MultiControlNetModel([module, other])` of diffusers, a
+  hint and an image as `image=[hint, picture]`; diffusers refuses a plain list for this folder.
 - The stock pipeline has no blending, no layout control and no foreground guidance. With these off,
   `AnyScenePipeline` gives the same image for the same seed and hint.
 """

@@ -29,7 +29,7 @@ from anyscene.models.trained import load_named, trained_names, trained_parameter
 from anyscene.optimizer import build_optimizer
 from anyscene.pipeline import AnyScenePipeline
 from anyscene.precision import COMPUTED_IN
-from anyscene.resume import check_base, check_fixed, fixed_values, use_new_rates
+from anyscene.resume import check_resume, fixed_values, frozen_fim_sha256, use_new_rates
 
 VALIDATION_SEED_OFFSET = 0x5EED  # keeps evaluation noise apart from training noise of the same seed
 
@@ -55,6 +55,7 @@ class SceneModule(LightningModule):
         self.injection = None
         if config.train.injection is Injection.fim:
             self.injection = build_fim(config.fim, self.base, config.train.seed)
+        self.fim_sha256 = frozen_fim_sha256(config, self.injection)
         self.trained = self._select_trained()
         if config.train.lora_rank:
             add_lora(self.trained, config.train.lora_rank, config.train.seed)
@@ -287,10 +288,10 @@ class SceneModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["base_sha256"] = self.base_sha256
-        checkpoint["fixed"] = fixed_values(self.config, self.injection)
+        checkpoint["fixed"] = fixed_values(self.config, self.injection, self.fim_sha256)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises `ConfigError` where this run could not go on as the checkpoint's run would."""
-        check_fixed(checkpoint, fixed_values(self.config, self.injection))
-        check_base(checkpoint, self.config.base.path, self.base_sha256)
+        fixed = fixed_values(self.config, self.injection, self.fim_sha256)
+        check_resume(checkpoint, fixed, self.config.base.path, self.base_sha256)
         use_new_rates(checkpoint, self.config.train, self.learning_rate_factor)

@@ -78,7 +78,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         controlnet: ControlNetModel | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
-        force_zeros_for_empty_prompt: bool = False,
+        force_zeros_for_empty_prompt: bool = True,
         empty_hint: bool = False,
     ) -> None:
         super().__init__()
@@ -115,9 +115,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         known["empty_hint"] = options.pop("empty_hint", known["empty_hint"])
         if not folder.is_dir() or (folder / MODEL_INDEX).is_file():
             return super().from_pretrained(model, **{**known, **options})
-        parts = load_fim_folder(folder, record)
-        given = {name: part for name, part in options.items() if name in parts}
-        pipeline = cls(**{**parts, **given, **known})
+        pipeline = cls(**load_fim_folder(folder, record, options), **known)
         dtype = options.get("dtype", options.get("torch_dtype"))
         return pipeline if dtype in (None, torch.float32) else pipeline.to(dtype)
 

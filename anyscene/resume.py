@@ -5,15 +5,26 @@ from typing import Any
 
 from diffusers import ControlNetModel
 
-from anyscene.config import Config, TrainConfig
+from anyscene.config import Config, Trainable, TrainConfig
 from anyscene.data.sources import data_identity
 from anyscene.errors import ConfigError
+from anyscene.models.base import weights_sha256
 from anyscene.models.injection import hint_kind, transformer_layers
 
+FIM_SHA256 = "sha256 of fim.init"
 
-def fixed_values(config: Config, fim: ControlNetModel | None) -> dict[str, Any]:
-    """What a resume must not change: the order of samples, all draws or the weights' shapes depend
-    on it."""
+
+def frozen_fim_sha256(config: Config, fim: ControlNetModel | None) -> str | None:
+    """Hash of a FIM to begin with of which weights stay frozen, for no checkpoint holds them."""
+    stays = config.train.lora_rank > 0 or config.train.trainable is not Trainable.fim
+    return weights_sha256(fim) if fim and stays and config.fim.init is not None else None
+
+
+def fixed_values(
+    config: Config, fim: ControlNetModel | None, fim_sha256: str | None
+) -> dict[str, Any]:
+    """What a resume must not change: the order of samples and all draws depend on it, or what the
+    checkpoint's weights fit. `fim_sha256` is that of a FIM to begin with that stays frozen."""
     data, train = config.data, config.train
     settings: Any = None if fim is None else fim.config
     return {
@@ -31,27 +42,27 @@ def fixed_values(config: Config, fim: ControlNetModel | None) -> dict[str, Any]:
         "fim.hint": None if fim is None else hint_kind(fim).name,
         "fim.embedder_channels": settings and list(settings.conditioning_embedding_out_channels),
         "fim.transformer_layers": None if fim is None else transformer_layers(fim),
+        FIM_SHA256: fim_sha256,
         **data_identity(data),
     }
 
 
-def check_fixed(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises `ConfigError` where a value that must not change has changed."""
+def check_resume(
+    checkpoint: dict[str, Any], now: dict[str, Any], base: str, base_sha256: str
+) -> None:
+    """Raises `ConfigError` where a value that must not change has changed, or where the `base`, a
+    folder or hub id, has other weights than the checkpoint's."""
     for key, value in checkpoint.get("fixed", {}).items():
         if key in now and now[key] != value:
             raise ConfigError(
                 f"{key} is {now[key]}, but the checkpoint to go on from was made with {value}; "
                 f"give {value} again, or start a run of another name"
             )
-
-
-def check_base(checkpoint: dict[str, Any], path: str, sha256: str) -> None:
-    """Raises `ConfigError` where the base at `path` has other weights than the checkpoint's."""
     stated = checkpoint["base_sha256"]
-    if stated != sha256:
+    if stated != base_sha256:
         raise ConfigError(
             f"the checkpoint was trained on a base with sha256 {stated[:16]}..., but "
-            f"base.path={path!r} has {sha256[:16]}...; "
+            f"base.path={base!r} has {base_sha256[:16]}...; "
             "give the same base or start a run of another name"
         )
 

@@ -157,7 +157,8 @@ def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:
     value = entry.get(key, [])
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{where}: {key} must be a text or a list of texts")
+        quoted = ', in YAML quoted: ["dog.png@0.6,0.7,0.4"]' if key == "elements" else ""
+        raise InputError(f"{where}: {key} must be a text or a list of texts{quoted}")
     return texts
 
 

@@ -28,6 +28,7 @@ from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.sources import check_data_sizes
 from anyscene.errors import ConfigError
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics_file import is_validated
@@ -59,6 +60,7 @@ def train(config: Config) -> Path:
 
     module = SceneModule(config)
     check_cached(config, module.base_sha256)
+    check_data_sizes(config.data, module.base.pixel_multiple())
     identity = None
     if checkpoint is not None:
         saved = read_first_share(checkpoint)

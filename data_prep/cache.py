@@ -10,7 +10,7 @@ import torch
 from anyscene.config import DataConfig
 from anyscene.data.reader import ShardReader
 from anyscene.data.sample import ShardManifest
-from anyscene.data.sources import open_shards, read_manifest, shard_cache
+from anyscene.data.sources import check_sizes, open_shards, read_manifest, shard_cache
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.models.base import Base, vae_factor
@@ -53,7 +53,7 @@ def prepare_cache(
     device = choose_device(settings.device)
     torch.set_float32_matmul_precision("high")  # as in training
     base = load_base(settings.base, settings.revision, settings.first_stage)
-    _check_buckets(source, base)
+    check_sizes(source.location, source, base.pixel_multiple())
     arguments = _arguments(source, base, settings, device)
     if not overwrite and (manifest := finished_manifest(out, arguments, part)):
         print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")
@@ -75,16 +75,6 @@ def _cached(base: Base, settings: Settings, batch: Batch) -> list[Members]:
         cached_members(sample, members, own, settings.dtype)
         for (sample, members), own in zip(batch, moments, strict=True)
     ]
-
-
-def _check_buckets(source: ShardManifest, base: Base) -> None:
-    multiple = base.pixel_multiple()
-    for bucket in source.buckets:
-        if any(int(side) % multiple for side in bucket.split("x")):
-            raise InputError(
-                f"{source.location!r} has scenes of {bucket} pixels, but this base needs multiples "
-                f"of {multiple}; prepare the shards in other sizes"
-            )
 
 
 def _arguments(source: ShardManifest, base: Base, settings: Settings, device: str) -> Arguments:

@@ -196,6 +196,12 @@ def test_values_that_cannot_work(override, line, yaml_file, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_fim_that_would_not_be_used_is_refused(yaml_file):
+    options = ["train.steps=5", "train.trainable=unet", "train.injection=none", "fim.init=models/a"]
+    with pytest.raises(ConfigError, match=r"^fim.init='models/a' has no effect with train.inject"):
+        load_config(yaml_file, options)
+
+
 def test_later_values_win(yaml_file):
     config = load_config(yaml_file, ["train.steps=5", "train.steps=6", "sample.blend=alpha"])
     assert (config.train.steps, config.sample.blend, config.train.seed) == (6, Blend.alpha, 0)

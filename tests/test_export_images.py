@@ -79,6 +79,8 @@ def test_fim_alone_loads_the_base_that_it_names(
     image = own_image(AnyScenePipeline.from_pretrained(out), 2.5)
     whole = own_image(AnyScenePipeline.from_pretrained(tiny_export), 2.5)
     assert (image - whole).abs().max() <= (0.01 if half else 0)
+    with pytest.raises(InputError, match=r"device_map='cpu' cannot be given .* use \.to\(DEVICE\)"):
+        AnyScenePipeline.from_pretrained(out, device_map="cpu")
 
 
 def test_fim_alone_refuses_another_base(tiny_run: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    MultiControlNetModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
@@ -74,6 +75,24 @@ def test_an_export_gives_the_stock_image_of_its_family(family: str, exported: Pa
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
     plain = ours(PROMPTS, height=64, width=64, generator=generators(), **options).images
     assert (plain - images).abs().max() > 1e-3  # three steps have moved the FIM
+
+
+def test_a_second_controlnet_beside_the_fim(family: str, exported: Path) -> None:
+    """In the stock pipeline, as README and model card say: their residuals add up."""
+    kind = STOCK.get(family, StableDiffusionControlNetPipeline)
+    more = {"add_watermarker": False} if family == "sdxl" else {"safety_checker": None}
+    alone = quiet(kind.from_pretrained(exported, **more))
+    options = {**options_of(family), "num_inference_steps": 2}
+    hint = make_hint(*foregrounds())
+    two = MultiControlNetModel([alone.controlnet, alone.controlnet])
+    both = quiet(kind.from_pretrained(exported, controlnet=two, **more))
+    scales = {"image": [hint, hint], "controlnet_conditioning_scale": [0.75, 0.25]}
+    expected = alone(PROMPTS, image=hint, generator=generators(), **options).images
+    images = both(PROMPTS, generator=generators(), **scales, **options).images
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    scales["controlnet_conditioning_scale"] = [0.75, 0.75]
+    other = both(PROMPTS, generator=generators(), **scales, **options).images
+    assert (other - expected).abs().max() > 1e-3
 
 
 def test_resume_of_each_family_is_exact(run: Path, folder: Path, demo_shards: Path) -> None:
@@ -162,6 +181,25 @@ def test_the_empty_prompt_is_the_folder_s_own(family: str, folder: Path, tmp_pat
     assert not empty.pooled[0].any()
     assert encoded.hidden.any()
     assert encoded.pooled.any()
+
+
+def test_a_folder_that_says_nothing_of_the_empty_prompt(
+    family: str, folder: Path, tmp_path: Path
+) -> None:
+    """It is the stock pipeline's: zeros in SDXL, from a folder and from parts."""
+    if family != "sdxl":
+        pytest.skip("only SDXL has two conventions")
+    silent = Path(shutil.copytree(folder, tmp_path / "base"))
+    index = json.loads((silent / "model_index.json").read_text())
+    del index["force_zeros_for_empty_prompt"]
+    (silent / "model_index.json").write_text(json.dumps(index))
+    theirs = quiet(StableDiffusionXLPipeline.from_pretrained(silent, add_watermarker=False))
+    parts = {name: part for name, part in theirs.components.items() if part is not None}
+    options = options_of(family) | {"height": 64, "width": 64}
+    expected = theirs(PROMPTS, generator=generators(), **options).images
+    for ours in (AnyScenePipeline.from_pretrained(silent), AnyScenePipeline(**parts)):
+        images = quiet(ours)(PROMPTS, generator=generators(), **options).images
+        torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
 def test_embeddings_of_sdxl_need_their_pooled_part(family: str, folder: Path) -> None:

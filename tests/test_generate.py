@@ -87,12 +87,24 @@ def test_elements_are_composed(tiny_export: Path, canvas: Path, tmp_path: Path):
     assert pixels_of(out / line["image"]).shape == (64, 96, 3)
 
 
+def size_of(model: Path, canvas: Path, out: Path, **asked: int) -> tuple[int, int]:
+    scene = Scene("wide", PROMPTS[:1], canvas)
+    (line,) = generate(str(model), [scene], GenerateSettings(**asked, steps=1), out)
+    return line["height"], line["width"]
+
+
 def test_size_follows_the_shape_of_the_canvas(tiny_export: Path, tmp_path: Path):
     wide = write_canvas(tmp_path / "wide.png", (200, 300))
     line = generate(
         str(tiny_export), [Scene("wide", PROMPTS[:1], wide)], GenerateSettings(), tmp_path / "out"
     )[0]
     assert (line["height"], line["width"]) == (48, 72)  # nearest to 64 x 64 in area
+    assert size_of(tiny_export, wide, tmp_path, width=96) == (64, 96)
+    assert size_of(tiny_export, wide, tmp_path, height=80) == (80, 120)
+    assert size_of(tiny_export, wide, tmp_path, height=64, width=96) == (64, 96)
+    for asked in ({"height": 64, "width": 64}, {"height": 60}):
+        with pytest.raises(InputError, match=r"of 8; leave .* --height 48 --width 72$"):
+            size_of(tiny_export, wide, tmp_path, **asked)
     odd = write_canvas(tmp_path / "odd.png", (100, 103))
     with pytest.raises(InputError, match="pad it with transparent pixels"):
         generate(str(tiny_export), [Scene("odd", PROMPTS[:1], odd)], GenerateSettings(), tmp_path)

@@ -4,9 +4,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from canvases import PROMPTS, SIZE
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -119,3 +121,28 @@ def test_a_model_that_lost_a_weight(part: str, tiny_run: Path, tmp_path: Path):
     with pytest.raises(InputError, match=line) as error:
         generate(str(model), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
     assert lost.split(".")[-2] in str(error.value)
+
+
+def test_a_model_whose_parts_do_not_fit(tiny_export: Path, tmp_path: Path):
+    """transformers makes an empty tokenizer of a missing one."""
+    broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
+    shutil.rmtree(broken / "tokenizer")
+    with pytest.raises(InputError, match=r"^model .*broken: its tokenizer has .* is missing or of"):
+        generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"time_cond_proj_dim": 8}, "its UNet has time_cond_proj_dim=8, a condition that"),
+        ({"in_channels": 9}, r"takes 9 \(inpainting UNets"),
+    ],
+)
+def test_a_model_that_takes_more_is_refused(setting, line, tiny_export: Path, tmp_path: Path):
+    """One distilled as LCM would draw other images without its guidance scale."""
+    broken = Path(shutil.copytree(tiny_export, tmp_path / "broken"))
+    unet = UNet2DConditionModel.from_pretrained(broken / "unet")
+    other: Any = UNet2DConditionModel.from_config({**unet.config, **setting})
+    other.save_pretrained(broken / "unet")
+    with pytest.raises(InputError, match=line):
+        generate(str(broken), [Scene("text", PROMPTS)], GenerateSettings(), tmp_path / "out")

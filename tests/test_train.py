@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training import SHORT_RUN, recorded_keys, tensors
+from training import SHORT_RUN, recorded_keys, refused, tensors
 
 from anyscene.cli import main
 from anyscene.config_io import load_config
@@ -164,6 +164,17 @@ def test_validation_loss_is_at_fixed_noise(workspace):
     values = [value for run in runs for value in run.figures("val/loss").values()]
     assert len(values) == 4
     assert len(set(values)) == 1
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.val"])
+def test_scenes_of_a_size_that_the_base_cannot_take(key, workspace, demo_shards, tmp_path, capsys):
+    """Also those of validation, which would stop the run when its time comes."""
+    odd = shutil.copytree(demo_shards / key.removeprefix("data."), tmp_path / "odd")
+    manifest = odd / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("64x64", "60x64"))
+    line = refused(workspace.command("odd", f"{key}={odd}"), capsys)
+    assert "has scenes of 60x64 pixels, but this base needs multiples of 8; prepare" in line
+    assert not workspace.run("odd").folder.exists()
 
 
 def test_damaged_data_ends_a_run_with_one_line(workspace, demo_shards, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Options of training on tiny bases: precision, LoRA, smaller FIMs, the average on the CPU."""
 
 import json
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
+from exporting import files
 from families import family_base
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sampling import PROMPTS, foregrounds, generators, quiet
 from tiny import tiny_config
 from training import Run, assert_same_training_state, killed_copy, tensors
 
 from anyscene.config_method import FimConfig
 from anyscene.cost import count_step
-from anyscene.errors import ConfigError
+from anyscene.errors import ConfigError, InputError
 from anyscene.export import export
 from anyscene.models.base import weights_sha256
 from anyscene.models.injection import build_fim
@@ -236,6 +238,25 @@ def test_a_frozen_fim_beside_the_unet(tiny_base_folder, tiny_export, demo_shards
         tiny_config(tiny_base_folder, demo_shards, tmp_path, "train.trainable=unet")
 
 
+@pytest.mark.parametrize("kind", [LORA, ("train.trainable=unet",)], ids=["lora", "unet"])
+def test_a_fim_to_begin_with_must_stay_what_it_was(
+    kind, tiny_base_folder, tiny_export, demo_shards, tmp_path
+):
+    """Where weights of it stay frozen: a checkpoint does not hold them."""
+    fim = shutil.copytree(tiny_export / "controlnet", tmp_path / "fim")
+    options = (*kind, f"fim.init={fim}", "data.val=null")
+    config = tiny_config(tiny_base_folder, demo_shards, tmp_path, *options)
+    run = train(replace(config, train=replace(config.train, steps=1)))
+    before = files(run)
+    moved = {name: value + 0.1 for name, value in load_file(fim / WEIGHTS).items()}
+    save_file(moved, fim / WEIGHTS)
+    with pytest.raises(ConfigError, match=r"sha256 of fim\.init is "):
+        train(config)
+    assert files(run) == before
+    with pytest.raises(InputError, match=r"from a FIM with other weights than fim\.init="):
+        export(run, tmp_path / "export")
+
+
 def test_a_frozen_fim_beside_the_unet_is_sampled_with(
     tiny_base_folder, tiny_export, demo_shards, tmp_path
 ):
@@ -267,8 +288,10 @@ def test_zero_terminal_snr_reaches_the_export(tiny_base_folder, demo_shards, tmp
         tiny_config(tiny_base_folder, demo_shards, tmp_path, "train.zero_terminal_snr=true")
 
 
-def test_zero_terminal_snr_is_refused_for_epsilon(demo_shards, tmp_path):
-    base = family_base(tmp_path / "sd21", "sd21")
+@pytest.mark.parametrize("family", ["sd21", "sd15"])
+def test_zero_terminal_snr_is_refused_for_epsilon(family, demo_shards, tmp_path):
+    """Whatever its scheduler's class: another one would not help."""
+    base = family_base(tmp_path / family, family)
     config = tiny_config(base, demo_shards, tmp_path, *UNET, "train.zero_terminal_snr=true")
     for use in (SceneModule, count_step):
         with pytest.raises(ConfigError, match="noise cannot be predicted from pure noise"):

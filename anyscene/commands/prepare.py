@@ -12,6 +12,7 @@ from anyscene.commands.prepare_options import (
     add_workers,
     add_writing,
     sample_settings,
+    tell_shards,
     writing,
 )
 
@@ -69,13 +70,14 @@ def _add_coco(kinds: argparse._SubParsersAction) -> None:
 def _prepare_coco(options: argparse.Namespace) -> int:
     from data_prep.coco import CocoFiles, prepare_coco
 
-    prepare_coco(
-        CocoFiles(options.images, options.instances, options.captions),
-        options.out,
-        sample_settings(options, "coco"),
-        **writing(options),
+    return tell_shards(
+        prepare_coco(
+            CocoFiles(options.images, options.instances, options.captions),
+            options.out,
+            sample_settings(options, "coco"),
+            **writing(options),
+        )
     )
-    return 0
 
 
 def _add_cache(kinds: argparse._SubParsersAction) -> None:

@@ -9,6 +9,7 @@ from anyscene.commands.prepare_options import (
     add_sizes,
     add_writing,
     sample_settings,
+    tell_shards,
     writing,
 )
 
@@ -80,5 +81,8 @@ def _prepare_folder(options: argparse.Namespace) -> int:
         default_caption=options.default_caption,
     )
     settings = sample_settings(options, options.name)
-    prepare_folder(reading, options.out, settings, captions=options.captions, **writing(options))
-    return 0
+    return tell_shards(
+        prepare_folder(
+            reading, options.out, settings, captions=options.captions, **writing(options)
+        )
+    )

@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyscene.data.sample import ShardManifest
     from data_prep.coco_sample import Settings
 
 
@@ -81,3 +82,12 @@ def writing(options: argparse.Namespace) -> dict[str, Any]:
         "overwrite": options.overwrite,
         "part": Part(options.shard_index, options.num_shards),
     }
+
+
+def tell_shards(manifest: "ShardManifest") -> int:
+    """Say how many samples there are, and what was left out and why, as `verify` does; returns the
+    exit code."""
+    print(f"{manifest.root}: {manifest.samples} samples")
+    for reason, count in sorted(manifest.rejected.items()):
+        print(f"  {'left out':<11}{count:>8}  {reason}")
+    return 0

@@ -130,6 +130,24 @@ def open_mix(data: DataConfig, cache: ShardCache) -> list[tuple[Shards, float]]:
     return [(open_shards(location, cache), weight) for location, weight in data.mix.items()]
 
 
+def check_data_sizes(data: DataConfig, multiple: int) -> None:
+    """Raises `InputError` where training, mixed or validation scenes do not fit a base: validation
+    would stop there, hours later. As `check_sizes`."""
+    for location in [data.train, *data.mix, *([] if data.val is None else [data.val])]:
+        check_sizes(location, read_manifest(location), multiple)
+
+
+def check_sizes(location: str, manifest: ShardManifest, multiple: int) -> None:
+    """Raises `InputError` for scenes with a side that is no multiple of so many pixels, which is
+    what a base takes."""
+    for bucket in manifest.buckets:
+        if any(int(side) % multiple for side in bucket.split("x")):
+            raise InputError(
+                f"{location!r} has scenes of {bucket} pixels, but this base needs multiples "
+                f"of {multiple}; prepare the shards in other sizes"
+            )
+
+
 def _kind(base: dict[str, Any] | None) -> str:
     return "scenes" if base is None else f"latents cached with {base}"
 

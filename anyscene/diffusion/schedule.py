@@ -9,6 +9,10 @@ from torch import Tensor
 from anyscene.errors import ConfigError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+NO_PURE_NOISE = (
+    "zero terminal SNR (rescale_betas_zero_snr) with prediction_type='epsilon': "
+    "noise cannot be predicted from pure noise; it needs v_prediction or sample"
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,11 @@ def rescale_to_zero_snr(scheduler: Any) -> Any:
     """The scheduler with betas rescaled to zero terminal SNR and steps spaced to begin at it (Lin
     et al. 2024, sections 3.1 and 3.3).
 
-    Raises `ConfigError` for a scheduler class without that option.
+    Raises `ConfigError` for a base that predicts noise and for a scheduler class without that
+    option.
     """
+    if scheduler.config.get("prediction_type", "epsilon") == "epsilon":
+        raise ConfigError(f"train.zero_terminal_snr=true: {NO_PURE_NOISE}")
     if "rescale_betas_zero_snr" not in scheduler.config:
         raise ConfigError(
             f"train.zero_terminal_snr=true: the base's {type(scheduler).__name__} has no zero "
@@ -86,8 +93,5 @@ def build_schedule(scheduler_config: dict) -> Schedule:
     scheduler: Any = DDIMScheduler.from_config(scheduler_config)
     alphas = scheduler.alphas_cumprod.float()
     if prediction == "epsilon" and float(alphas[-1]) == 0:
-        raise ConfigError(
-            "zero terminal SNR (rescale_betas_zero_snr) with prediction_type='epsilon': "
-            "noise cannot be predicted from pure noise; it needs v_prediction or sample"
-        )
+        raise ConfigError(NO_PURE_NOISE)
     return Schedule(alphas, prediction)

@@ -135,18 +135,23 @@ def _load_fim(path: str, base: Base, hint: Hint, weights: bool) -> ControlNetMod
     source = str(folder if folder.is_dir() else path)
     load = load_weights if weights else from_config
     fim = load(ControlNetModel, source, "fim.init")
-    for key in ("block_out_channels", "in_channels", "cross_attention_dim"):
-        if fim.config[key] != base.unet.config[key]:
-            raise InputError(
-                f"fim.init={path!r} has {key}={fim.config[key]}, the base has "
-                f"{base.unet.config[key]}: it was trained on another base"
-            )
+    check_same_base(fim, base.unet, f"fim.init={path!r}")
     if hint_kind(fim) is not hint:
         raise InputError(
             f"fim.init={path!r} was trained with fim.hint={hint_kind(fim).name}, but fim.hint is "
             f"{hint.name}; give fim.hint={hint_kind(fim).name}"
         )
     return fim.requires_grad_(True).train()
+
+
+def check_same_base(fim: ControlNetModel, unet: Any, named: str) -> None:
+    """Raises `InputError` where a ControlNet, which a line calls `named`, does not fit a UNet."""
+    for key in ("block_out_channels", "in_channels", "cross_attention_dim"):
+        if fim.config[key] != unet.config[key]:
+            raise InputError(
+                f"{named} has {key}={fim.config[key]}, the base has "
+                f"{unet.config[key]}: it was trained on another base"
+            )
 
 
 def control_condition(fim: ControlNetModel, vae: Vae, hint: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 
 from anyscene.errors import InputError
 from anyscene.models.base import Base
-from anyscene.models.fit import check_fit
+from anyscene.models.fit import check_channels, check_fit
 
 TOKENIZERS = ["CLIPTokenizer", "CLIPTokenizerFast"]
 FAMILY = {
@@ -35,6 +35,8 @@ FAMILY_XL = FAMILY | {
 
 NETWORKS = ("unet", "controlnet", "vae", "text_encoder", "text_encoder_2")
 """The parts of a pipeline that have weights."""
+
+HALF = "fp16"  # the name that diffusers gives to files of weights in float16
 
 UNLOADABLE = (
     OSError,
@@ -91,7 +93,8 @@ def _assemble(
         tokenizer_2=part("tokenizer_2", _load) if second else None,
         zeros_for_empty=bool(second and index.get("force_zeros_for_empty_prompt", True)),
     )
-    check_fit(path, base)
+    check_fit(f"base.path={path!r}", base)
+    check_channels(f"base.path={path!r}", base)
     return base
 
 
@@ -120,6 +123,11 @@ def check_family(path: str, revision: str | None = None) -> dict[str, Any]:
         raise InputError(
             f"base.path={path!r} has no model_index.json: give the folder that "
             "`save_pretrained` of a diffusers pipeline wrote, not one of its parts"
+        )
+    if Path(path).is_dir() and revision is not None:
+        raise InputError(
+            f"base.revision={revision!r} is of a hub id, but base.path={path!r} is a folder here, "
+            "which has one version; leave it out"
         )
     index = _read_index(path, "base.path", revision)
     family = FAMILY_XL if "text_encoder_2" in index else FAMILY
@@ -194,6 +202,7 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
 
     Raises `InputError`, which calls `path` by the name `key`, as `load_networks`.
     """
+    options |= _variant(path, key, options.get("subfolder", ""))
     if issubclass(kind, transformers.PreTrainedModel):  # whose own error names no weight
         options["ignore_mismatched_sizes"] = True
     with _without_reports():
@@ -208,6 +217,19 @@ def load_weights(kind: Any, path: str, key: str, **options: Any) -> Any:
         )
     _check_weights(f"{key}={path!r}: its {options.get('subfolder', 'file')}", kind, report)
     return model
+
+
+def _variant(path: str, key: str, part: str) -> dict[str, str]:
+    """The option that reads a folder whose weights are there in float16 alone, as `hf download
+    --include "*.fp16.*"` leaves it. Raises `InputError` for one that has pickles alone."""
+    folder = Path(path) / part
+    names = [file.name for file in folder.glob("*.safetensors")]
+    if not names and any(folder.glob("*.bin")):
+        raise InputError(
+            f"{key}={path!r}: {part or 'it'} has its weights as pickles (.bin) alone, which are "
+            "not read; load it with diffusers and `save_pretrained` it, which writes safetensors"
+        )
+    return {"variant": HALF} if names and all(f".{HALF}" in name for name in names) else {}
 
 
 @contextmanager

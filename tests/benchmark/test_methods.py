@@ -217,6 +217,10 @@ def test_inpaint_anything_with_sam_keeps_what_sam_finds_in_the_real_scene(
     assert torch.equal(tensor_of(final)[:, ~mask], made[:, ~mask])
 
 
+def is_xl(model: Model) -> bool:
+    return model.pipeline.text_encoder_2 is not None
+
+
 def test_methods_say_what_they_lack(model: Model, tmp_path: Path):
     model.pipeline.register_modules(controlnet=None)
     settings = MethodSettings(SampleConfig())
@@ -229,6 +233,11 @@ def test_methods_say_what_they_lack(model: Model, tmp_path: Path):
         method_class("controlnet_canny")(
             model, MethodSettings(SampleConfig(), controlnet=tmp_path / "fim")
         )
+    other = load_base(str(family_base(tmp_path / "base", "sd15" if is_xl(model) else "sdxl")))
+    build_fim(FimConfig(hint=Hint.canny), other, 0).save_pretrained(tmp_path / "other")
+    settings = MethodSettings(SampleConfig(), controlnet=tmp_path / "other")
+    with pytest.raises(InputError, match=r"other has cross_attention_dim=.* on another base$"):
+        method_class("controlnet_canny")(model, settings)
 
 
 def test_every_registered_method_has_a_file_of_its_own():

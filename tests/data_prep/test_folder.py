@@ -208,6 +208,22 @@ def test_a_finished_folder_is_kept_until_its_files_change(
     assert samples["b"]["meta"]["captions"] == ["changed"]
 
 
+def test_the_command_says_what_it_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        save(source, f"{name}.png", photo())
+        save(source, f"{name}_mask.png", two_blocks())
+    (source / "b.txt").write_text("two blocks")
+    arguments = ["prepare", "folder", str(source), f"--out={out}", "--size=64", "--workers=1"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: 1 samples",
+        "  left out          2  image: no captions",
+    ]
+
+
 def test_the_command_prepares_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     save(source, "a.png", photo())

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, StableDiffusionXLPipeline
 from families import family_base
 from safetensors.torch import load_file, save_file
 from sampling import moved_fim
 from tiny import CAPTIONS, tiny_base
 
+from anyscene.image_jobs import load_model
 from anyscene.models.base import (
     Base,
     decode_latents,
@@ -143,6 +144,21 @@ def test_folders_in_the_form_of_the_published_ones_load(tmp_path):
     assert loaded.sha256() == base.sha256()
     prompts = [*CAPTIONS, "", "Two MUGS!"]
     assert loaded.tokenizer(prompts).input_ids == base.tokenizer(prompts).input_ids
+
+
+@pytest.mark.parametrize("shard", ["10GB", "20KB"], ids=["whole", "in shards"])
+def test_a_folder_of_weights_in_half_alone_loads(shard, tmp_path):
+    """As `hf download --include "*.fp16.*"` leaves it, in one file or several."""
+    whole = family_base(tmp_path / "whole", "sdxl")
+    theirs = StableDiffusionXLPipeline.from_pretrained(whole, dtype=torch.float16)
+    theirs.save_pretrained(tmp_path / "half", variant="fp16", max_shard_size=shard)
+    files = [*(tmp_path / "half/unet").glob("*.fp16*.safetensors")]
+    assert (len(files) == 1) == (shard == "10GB")
+    base = load_base(str(tmp_path / "half"))
+    expected = theirs.unet.float().state_dict()
+    assert all(torch.equal(v, expected[name]) for name, v in base.unet.state_dict().items())
+    assert base.text_encoder.dtype == base.vae.dtype == torch.float32
+    assert load_model(str(tmp_path / "half"), "fp32", "cpu").pipeline.unet.dtype == torch.float32
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])

@@ -49,6 +49,12 @@ def test_a_unet_that_takes_another_condition_is_refused(setting, broken):
     assert f"its UNet has {name}={value!r}, a condition" in refusal(broken)
 
 
+def test_a_folder_has_no_revision(tiny_base_folder):
+    """It was ignored, and yet recorded as what a run was trained on."""
+    line = refusal(tiny_base_folder, "v2")
+    assert line.startswith("base.revision='v2' is of a hub id, but base.path=")
+
+
 def test_a_part_is_not_a_base(tiny_base_folder):
     line = refusal(tiny_base_folder / "unet")
     assert line.startswith(f"base.path={str(tiny_base_folder / 'unet')!r} has no model_index.json")
@@ -142,7 +148,7 @@ def test_truncated_weights(broken):
 def test_pickled_weights_are_not_loaded(broken):
     torch.save(load_file(broken / UNET_FILE), (broken / UNET_FILE).with_suffix(".bin"))
     (broken / UNET_FILE).unlink()
-    assert "its unet cannot be loaded" in refusal(broken)
+    assert "unet has its weights as pickles (.bin) alone" in refusal(broken)
 
 
 def test_text_encoder_of_another_model(broken):

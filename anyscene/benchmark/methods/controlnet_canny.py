@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import ControlNetModel
 
 from anyscene.benchmark.methods.base import (
@@ -24,7 +23,8 @@ from anyscene.config_method import Hint
 from anyscene.errors import InputError
 from anyscene.image_jobs import CAST, Model
 from anyscene.models.base import weights_sha256
-from anyscene.models.injection import hint_kind
+from anyscene.models.injection import check_same_base, hint_kind
+from anyscene.models.loading import load_weights
 
 
 class ControlNetCanny:
@@ -35,6 +35,7 @@ class ControlNetCanny:
         if settings.controlnet is None:
             raise InputError("controlnet_canny needs --controlnet, a ControlNet of canny edges")
         net = load_controlnet(settings.controlnet)
+        check_same_base(net, model.pipeline.unet, f"--controlnet {settings.controlnet}")
         names = ("unet", "vae", "text_encoder", "text_encoder_2")
         parts = [part for name in names if (part := getattr(model.pipeline, name)) is not None]
         self.sha256 = weights_sha256(net, *parts)
@@ -55,14 +56,10 @@ def load_controlnet(path: Path) -> ControlNetModel:
     """A ControlNet of edges in float32: its folder, or an export of ours that has `controlnet/`.
 
     Raises:
-        InputError: nothing there, or it takes something else than edges.
+        InputError: nothing there, incomplete, or it takes something else than edges.
     """
     folder = path / "controlnet" if (path / "controlnet").is_dir() else path
-    try:
-        net = ControlNetModel.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--controlnet {path} could not be loaded ({reason})") from None
+    net = load_weights(ControlNetModel, str(folder), "--controlnet")
     if hint_kind(net) is not Hint.canny:
         raise InputError(
             f"--controlnet {path} takes {net.config['conditioning_channels']} channels; one of "
