@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from anyscene.metrics.metric_set import MetricSet
 from anyscene.metrics.networks import Networks
 from anyscene.metrics.preprocess import as_saved
 from anyscene.metrics.reference import Reference
-from anyscene.metrics.suite import SceneMetrics
 
 COUNT, SIDE = 7, 48
 NEED_WEIGHTS_OF_THEIR_OWN = {"aesthetic_v2", "lpips", "lpips_blended"}
@@ -125,25 +125,15 @@ def test_fidelity_before_blending_is_of_the_raw_image_and_after_it_of_the_final_
     assert (results["ssim_in_mask"].value or 0) < 0.5
 
 
-class Seen(SceneMetrics):
-    """Keeps what it is shown."""
-
-    def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
-
-    def update(self, *shown: Any) -> None:
-        self.shown = shown
-
-
 def test_judge_is_shown_the_raw_image_first_and_the_final_one_for_what_is_blended():
-    whole, judge = batch(), Seen()
+    whole, shown = batch(), []
+    judge = SimpleNamespace(update=lambda *values: shown.extend(values))
     MetricSet([], [], {}, judge).update(whole)
-    generated, blended, scene, alpha, truths = judge.shown
-    assert torch.equal(generated, whole.raw)
-    assert torch.equal(blended, whole.image)
-    assert torch.equal(scene, whole.real)
-    assert torch.equal(alpha, whole.alpha)
-    assert truths == [None] * COUNT
+    for value, wanted in zip(
+        shown, (whole.raw, whole.image, whole.real, whole.alpha), strict=False
+    ):
+        assert torch.equal(value, wanted)
+    assert shown[4:] == [[None] * COUNT]
 
 
 def test_a_batch_without_what_a_metric_needs_gives_a_reason(config):
