@@ -92,15 +92,14 @@ def text_conditions(
 ) -> tuple[TextCondition, TextCondition]:
     """The conditions of prompts and of negative prompts, or of the embeddings in their place.
 
-    Without negative ones they are the empty prompt of the base, zeros where its folder says so; a
-    text that is given is encoded, "" too, as diffusers' pipelines have it.
+    Without negative ones they are the empty prompt of the base, which in SDXL is zeros where
+    `zeros_for_empty`; a text that is given is encoded, "" too, as diffusers' pipelines have it.
 
     Raises `InputError` where something is missing, or their numbers differ.
     """
     full = text_condition(encoders, unet, positive)
-    if negative.missing and zeros_for_empty:
-        pooled = None if full.pooled is None else torch.zeros_like(full.pooled)
-        return full, TextCondition(torch.zeros_like(full.hidden), pooled)
+    if negative.missing and full.pooled is not None and zeros_for_empty:
+        return full, TextCondition(*map(torch.zeros_like, (full.hidden, full.pooled)))
     if negative.hidden is None:
         own = per_prompt(negative.prompts, len(full.hidden))
         negative = replace(negative, prompts=own)
