@@ -37,6 +37,7 @@ from anyscene.image_jobs import (
     make_images,
     png,
     versions,
+    warn_of_long_prompts,
 )
 from anyscene.layout_settings import layout_record
 from anyscene.manifest import (
@@ -79,7 +80,9 @@ def generate(
     finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
     check_channels(f"model {model}", loaded.pipeline)
-    total = settings.images * sum(len(scene.prompts) for scene in scenes)
+    prompts = [prompt for scene in scenes for prompt in scene.prompts]
+    warn_of_long_prompts(loaded, [*prompts, settings.negative_prompt])
+    total = settings.images * len(prompts)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
     jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)
     manifest = out / MANIFEST_NAME

@@ -2,10 +2,12 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -123,6 +125,20 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU is slow, but works
     pipeline.set_progress_bar_config(disable=True)
     return Model(pipeline, model, sha256, dtype, device)
+
+
+def warn_of_long_prompts(model: Model, prompts: Iterable[str]) -> None:
+    """Say of which prompts the end is not read: text encoders take 75 tokens and two ends."""
+    tokenizer = model.pipeline.tokenizer
+    most = tokenizer.model_max_length
+    for prompt in dict.fromkeys(prompts):
+        tokens = len(tokenizer(prompt, verbose=False).input_ids)
+        if tokens > most:
+            print(
+                f"WARNING: {tokens - most} of {tokens} tokens are not read, the last ones of the "
+                f"prompt {shorten(prompt, 60)!r}",
+                file=sys.stderr,
+            )
 
 
 def make_images(model: Model, jobs: Sequence[Job]) -> list[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ LOGGERS = {
     "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # devices found, how a fit stopped
     "lightning.fabric.utilities.rank_zero": logging.WARNING,
     "lightning.fabric.utilities.distributed": logging.WARNING,  # a line a rank
+    "anyscene.pipeline_inputs": logging.ERROR,  # ends of prompts; `generate` tells them beforehand
     "bitsandbytes.backends.cpu.ops": logging.ERROR,  # a kernel that it would like to download
 }
 """From which level they are heard."""

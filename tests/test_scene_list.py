@@ -55,3 +55,16 @@ def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_scene_list(path)
+
+
+def test_a_prompt_that_is_not_read_to_its_end(
+    tiny_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "scenes.jsonl"
+    long = " ".join(["mug"] * 31)  # 30 words and two ends are read
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (long, long[4:])))
+    arguments = ["generate", str(tiny_export), "--scenes", str(path), "--steps", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert told.count("tokens are not read") == 1
+    assert "WARNING: 1 of 33 tokens are not read, the last ones of the prompt 'mug mug" in told
