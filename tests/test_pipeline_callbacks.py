@@ -66,7 +66,7 @@ def stock_images(pipeline: Any, count: int = 2, **options: Any) -> Tensor:
     return torch.as_tensor(pipeline(PROMPTS[:count], **arguments).images)
 
 
-def same(images: Tensor, expected: Tensor) -> None:
+def assert_same(images: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
@@ -88,7 +88,7 @@ def test_a_callback_that_ends_guidance_is_obeyed_as_in_the_stock_pipeline(ours: 
         "callback_on_step_end_tensor_inputs": names,
     }
     images = own_images(ours, **options)
-    same(images, stock_images(theirs, **options))
+    assert_same(images, stock_images(theirs, **options))
     plain = own_images(ours)
     assert (images - plain).abs().max() > 1e-3
     assert torch.equal(own_images(ours), plain)  # the next call is guided again
@@ -103,7 +103,7 @@ def test_a_callback_may_change_prompt_and_hint_as_in_the_stock_pipeline(ours: An
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds", "image"],
     }
     images = own_images(ours, **options)
-    same(images, stock_images(theirs, **options))
+    assert_same(images, stock_images(theirs, **options))
     options["callback_on_step_end_tensor_inputs"] = ["latents"]
     assert (own_images(ours, **options) - images).abs().max() > 1e-3
 
@@ -126,9 +126,9 @@ def test_diffusers_own_callbacks_name_their_tensors(ours: Any, theirs: Any):
         names = ["prompt_embeds", "image"]
         changed = {"callback_on_step_end": own, "callback_on_step_end_tensor_inputs": names}
         expected = stock_images(theirs, 1, **changed)
-    same(own_images(ours, 1, callback_on_step_end=cutoff), expected)
+    assert_same(own_images(ours, 1, callback_on_step_end=cutoff), expected)
     several: Any = MultiPipelineCallbacks([cutoff, type(cutoff)(cutoff_step_ratio=1.0)])
-    same(own_images(ours, 1, callback_on_step_end=several), expected)
+    assert_same(own_images(ours, 1, callback_on_step_end=several), expected)
 
 
 def test_foreground_guidance_goes_on_where_text_guidance_ends(ours: Any):
@@ -148,7 +148,7 @@ def test_foreground_guidance_goes_on_where_text_guidance_ends(ours: Any):
     def scale(pipe: Any, *_: Any) -> None:
         pipe._guidance_scale = 1.0
 
-    same(images, own_images(ours, callback_on_step_end=scale, **scales))
+    assert_same(images, own_images(ours, callback_on_step_end=scale, **scales))
 
 
 def test_a_callback_of_other_tensors_is_refused(ours: Any):
@@ -179,7 +179,7 @@ def test_empty_texts_are_those_of_the_stock_pipeline(
     options = {"negative_prompt": negative, "num_inference_steps": 2}
     hint = make_hint(*foregrounds())
     arguments = {**OPTIONS, **options, "image": hint, "generator": generators()}
-    same(own_images(ours, prompt=prompts, **options), theirs(prompts, **arguments).images)
+    assert_same(own_images(ours, prompt=prompts, **options), theirs(prompts, **arguments).images)
 
 
 def test_the_unread_end_of_a_long_prompt_is_told_once(

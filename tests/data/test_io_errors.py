@@ -17,12 +17,16 @@ from anyscene.data.stream import Share
 from anyscene.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def _tries_follow_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.001)
+
+
 def test_io_errors_are_retried_and_are_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_shards(tmp_path, [8])
     expected = keys_of(train_batches(manifest, 2))
-    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.001)
     failing = iter([True, True, False] * 8)
     read = os.pread
 
@@ -43,7 +47,6 @@ def test_file_handle_that_went_stale_is_opened_anew(
     """As on NFS after a server's failover: the old handle fails for good, a new one reads."""
     manifest = write_shards(tmp_path, [8])
     expected = keys_of(train_batches(manifest, 2))
-    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.001)
     opened: list[int] = []
     stale: list[int] = []
     plain_open, read, close = os.open, os.pread, os.close
@@ -72,10 +75,9 @@ def test_file_handle_that_went_stale_is_opened_anew(
     assert len(opened) > 1
 
 
-def test_a_lasting_io_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_io_error_names_the_file(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [8])
     (tmp_path / manifest.shards[0].name).unlink()
-    monkeypatch.setattr(reader, "RETRY_SECONDS", 0.001)
     (error,) = train_batches(manifest, 2)
     assert isinstance(error, InputError)
     assert str(error) == (
