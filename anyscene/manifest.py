@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from anyscene.errors import DamageError, InputError
+from anyscene.files import named_in_errors
 
 MANIFEST_VERSION = 1
 
@@ -97,7 +98,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, line: Any) -> None:
     """Add an object to a JSON-lines file, on disk when this returns; a torn last line goes."""
     data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-    with path.open("a+b") as file:
+    with named_in_errors(path), path.open("a+b") as file:
         _end_last_line(file)
         file.write(data)
         file.flush()

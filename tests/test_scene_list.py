@@ -64,7 +64,7 @@ def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
 def test_a_scene_list_in_another_encoding_is_refused(tmp_path: Path):
     path = tmp_path / "scenes.yaml"
     path.write_bytes("- prompt: café".encode("latin-1"))
-    with pytest.raises(InputError, match="is not YAML: unacceptable character .* position 13"):
+    with pytest.raises(InputError, match=r"is not YAML: unacceptable character .* position 13"):
         read_scene_list(path)
 
 
@@ -73,7 +73,7 @@ def test_a_mistake_in_the_last_json_line_is_not_left_out(tmp_path: Path, end: st
     """Of a manifest it is: a torn line there was written by a process that died."""
     path = tmp_path / "scenes.jsonl"
     path.write_text('{"prompt": "x"}\n\n{"prompt": "y" "seed": 3}' + end)
-    with pytest.raises(InputError, match="line 3 of .* is no JSON: Expecting ',' delimiter"):
+    with pytest.raises(InputError, match=r"line 3 of .* is no JSON: Expecting ',' delimiter"):
         read_scene_list(path)
 
 

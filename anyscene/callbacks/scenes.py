@@ -1,5 +1,6 @@
 """Generated validation scenes: metrics on all ranks, and a grid of the first ones."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,14 @@ class ValidationScenes(Callback):
             return
         if trainer.is_global_zero:
             print(f"not computed in validation: {reasons(metrics.missing)}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Forget the samples of steps that a restart does anew, as `metrics.csv` does: they are of
+        settings that may be others now, and at steps that may get none."""
+        if trainer.is_global_zero:
+            for folder in self.folder.glob("step-*"):
+                if folder.name > f"step-{trainer.global_step:08d}":
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.rows = []

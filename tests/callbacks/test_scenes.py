@@ -53,6 +53,19 @@ def validate(callback: ValidationScenes, module: SceneModule, batches: list, mon
     return recorded
 
 
+def test_samples_of_steps_that_are_done_anew_go(module, tmp_path):
+    """At other steps than before, a report and an export would take them for this run's."""
+    for step in (5, 7, 10, 100000000):
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / "grid.png").touch()
+    callback = ValidationScenes(tmp_path, module.config.sample, None)
+    for first in (False, True):
+        before = len(list(tmp_path.iterdir()))
+        callback.on_train_start(SimpleNamespace(global_step=7, is_global_zero=first), module)
+        assert first or len(list(tmp_path.iterdir())) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000007"]
+
+
 def test_figures_are_those_of_the_sampled_scenes(module, batches, tmp_path, monkeypatch):
     judge = load_judge(str(save_tiny_judge(tmp_path / "judge")))
     live = build_metric_set(MetricsConfig(), judge=judge)
