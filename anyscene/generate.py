@@ -63,7 +63,7 @@ def generate(
 ) -> list[GenerationLine]:
     """Make what is not in `out` yet, and return the lines of all that was asked for, in order.
 
-    One process at a time works in `out`: another one waits, and goes on from what is there then.
+    One process at a time works in `out`: another one waits, and begins with what is there then.
 
     Args:
         model: an export's or a base's folder, or a hub id.
@@ -87,8 +87,7 @@ def generate(
     total = settings.images * len(prompts)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
     jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)
-    manifest = out / MANIFEST_NAME
-    call = partial(make_images, loaded)
+    manifest, call = out / MANIFEST_NAME, partial(make_images, loaded)
     out.mkdir(parents=True, exist_ok=True)
     with sole_use(out / LOCK):
         made = read_finished(manifest)
@@ -270,10 +269,8 @@ def read_foreground(
     placements = [parse_element(element, matting) for element in scene.elements]
     foreground = Foreground(*canvas_tensors(compose(placements, size)))
     if not (foreground.alpha > 0.5).any():
-        raise InputError(
-            f"the elements of scene {scene.scene_id} leave no foreground: on the canvas their "
-            "alpha is 0.5 or less everywhere"
-        )
+        where = "on the canvas their alpha is 0.5 or less everywhere"
+        raise InputError(f"the elements of scene {scene.scene_id} leave no foreground: {where}")
     return foreground
 
 

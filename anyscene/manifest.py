@@ -23,7 +23,7 @@ class GenerationLine(TypedDict):
     seed: int
     method: str  # which system made it
     model: str  # folder or hub id
-    model_sha256: str  # of all weights, as `models.base.weights_sha256` has it
+    model_sha256: str  # of all weights and the scheduler's settings, see `image_jobs.model_sha256`
     canvas: str | None  # RGBA, at the size of the image; None: text only
     canvas_sha256: str | None
     mask: str | None  # grey, 255 = foreground

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -116,7 +117,7 @@ def test_controls_ask_for_what_they_judge_by(
     TintsAsAsked.truths = dict(zip(scenes.seeds, scenes.truths, strict=True))
     monkeypatch.setattr(evaluation, "Bench", TintsAsAsked)
     monkeypatch.setattr(evaluation, "_row_makers", lambda *_: {})  # they ask a pipeline
-    pipeline: Any = None
+    pipeline: Any = SimpleNamespace(controlnet="a FIM")
     judge = Judge.from_pretrained(JUDGE)
     record = evaluation.evaluate(
         pipeline,

@@ -81,6 +81,22 @@ def test_made_again_on_another_device_where_that_is_asked(
     assert "NOT equal (device was cuda NVIDIA H100, is cpu" in capsys.readouterr().out
 
 
+def test_a_scheduler_with_other_settings_is_another_model(tiny_export: Path, tmp_path: Path):
+    """As where its steps are spaced otherwise: a resume must not keep the images."""
+    model = Path(shutil.copytree(tiny_export, tmp_path / "model"))
+    made = [str(model), [Scene("text", PROMPTS[:1])], GenerateSettings(steps=2), tmp_path / "out"]
+    (first,) = generate(*made)
+    path = model / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text())
+    spacing = "trailing" if settings["timestep_spacing"] == "leading" else "leading"
+    path.write_text(json.dumps(settings | {"timestep_spacing": spacing}))
+    (second,) = generate(*made)
+    assert first["image"] != second["image"]
+    assert first["sha256"] != second["sha256"]
+    with pytest.raises(InputError, match="was made by a model with sha256"):
+        remake(tmp_path / "out" / "manifest.jsonl")
+
+
 def test_making_again_refuses_another_model_and_a_changed_canvas(
     tiny_export: Path, tiny_base_folder: Path, canvas: Path, tmp_path: Path
 ):
