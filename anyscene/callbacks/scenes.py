@@ -54,14 +54,6 @@ class ValidationScenes(Callback):
         if trainer.is_global_zero:
             print(f"not computed in validation: {reasons(metrics.missing)}")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Forget the samples of steps that a restart does anew, as `metrics.csv` does: they are of
-        settings that may be others now, and at steps that may get none."""
-        if trainer.is_global_zero:
-            for folder in self.folder.glob("step-*"):
-                if folder.name > f"step-{trainer.global_step:08d}":
-                    shutil.rmtree(folder, ignore_errors=True)
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.rows = []
         if self.metrics is not None:
@@ -134,6 +126,14 @@ class ValidationScenes(Callback):
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         return sorted(rows, key=lambda row: row[0])
+
+
+def forget_samples(folder: Path, step: int) -> None:
+    """Remove the samples of the steps after `step`, which a restart does anew, as it does with
+    their figures: they are of settings that may be others now, and at steps that may get none."""
+    for own in folder.glob("step-*"):
+        if own.name > f"step-{step:08d}":
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def reasons(missing: dict[str, str]) -> str:

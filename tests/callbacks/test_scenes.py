@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import Precision
 from tiny import tiny_config
 from training import save_tiny_judge
 
-from anyscene.callbacks.scenes import ValidationScenes, load_judge, score_batch
+from anyscene.callbacks.scenes import ValidationScenes, forget_samples, load_judge, score_batch
 from anyscene.config import MetricsConfig
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.metrics.build import build_metric_set
@@ -53,16 +53,12 @@ def validate(callback: ValidationScenes, module: SceneModule, batches: list, mon
     return recorded
 
 
-def test_samples_of_steps_that_are_done_anew_go(module, tmp_path):
+def test_samples_of_steps_that_are_done_anew_go(tmp_path):
     """At other steps than before, a report and an export would take them for this run's."""
     for step in (5, 7, 10, 100000000):
         (tmp_path / f"step-{step:08d}").mkdir()
         (tmp_path / f"step-{step:08d}" / "grid.png").touch()
-    callback = ValidationScenes(tmp_path, module.config.sample, None)
-    for first in (False, True):
-        before = len(list(tmp_path.iterdir()))
-        callback.on_train_start(SimpleNamespace(global_step=7, is_global_zero=first), module)
-        assert first or len(list(tmp_path.iterdir())) == before
+    forget_samples(tmp_path, 7)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000007"]
 
 
