@@ -18,3 +18,8 @@ def local_rank() -> int:
 def node_name() -> str:
     """The node as its cluster calls it, or this machine's name."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def is_requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0

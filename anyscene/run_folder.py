@@ -23,7 +23,7 @@ from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
-from anyscene.ranks import is_first_process, node_name
+from anyscene.ranks import is_first_process, is_requeued, node_name
 from anyscene.records import is_finished, run_record
 
 IDENTITY = ("run_id", "wandb_id")
@@ -54,13 +54,17 @@ def agreed_checkpoint(config: Config, run: Path) -> Path | None:
 def find_checkpoint(config: Config, run: Path) -> Path | None:
     """Where to go on from; None to start anew.
 
+    A requeued job goes on with what it has begun itself, whatever its first start was told.
+
     Raises:
         ConfigError: going on as `train.resume` says would overwrite or mix up a run.
         DamageError: the checkpoint that `train.resume` names is damaged.
     """
     resume = config.train.resume
-    if resume == "auto":
-        return last_good_checkpoint(run / "checkpoints")
+    if resume == "auto" or has_begun(run):
+        own = last_good_checkpoint(run / "checkpoints")
+        if own is not None or resume in ("auto", "never"):
+            return own
     if resume == "never":
         held = (run / "run.json").exists() or checkpoints(run / "checkpoints")
         if is_first_process() and held:  # others may see what it writes
@@ -77,6 +81,12 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
             "remove the newer checkpoints or give the run another name"
         )
     return Path(resume)
+
+
+def has_begun(run: Path) -> bool:
+    """Whether an earlier start of this job, which SLURM has requeued, has begun the run."""
+    jobs = run_record(run).get("jobs", []) if is_requeued() else []
+    return os.environ.get("SLURM_JOB_ID") in [job["slurm_job_id"] for job in jobs]
 
 
 def prepare_run_folder(

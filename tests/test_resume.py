@@ -144,6 +144,28 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     assert not workspace.run("other").folder.exists()
 
 
+@pytest.mark.parametrize("resume", ["never", "path"])
+def test_a_requeued_job_goes_on_with_its_own_run(resume, whole, workspace, monkeypatch, capsys):
+    """`train.resume` is of its first start: what was refused then, and where it was to begin."""
+    run, name = whole[0], f"requeued-{resume}"
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    gone = workspace.killed_copy(run, f"other-{resume}", 3).checkpoint(3)
+    resume = f"train.resume={resume if resume == 'never' else gone}"
+    words = workspace.command(name, resume, "data.val=null")
+    assert main([*words, "train.steps=4"]) == 0
+    begun = workspace.run(name)
+    assert "train.resume=" in refused(words, capsys)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    shutil.rmtree(gone.parent)
+    with recorded_keys() as keys:
+        assert main(words) == 0
+    assert len(keys) == 2
+    assert_same_training_state(begun.state(6), run.state(6))
+    monkeypatch.setenv("SLURM_JOB_ID", "78")  # another job, that died before it could be refused
+    assert main(words) != 0
+
+
 def test_a_run_keeps_its_identity_though_its_record_is_lost(whole, workspace):
     run, _ = whole
     copy = workspace.killed_copy(run, "no-record", 3)
