@@ -22,7 +22,7 @@ from anyscene.cluster.startup import (
     judge,
     make_report,
 )
-from anyscene.errors import DamageError, InputError
+from anyscene.errors import InputError, LostRankError
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_folder_that_is_not_shared(config, run, monkeypatch):
 def test_a_rank_that_never_comes_is_named(config, run, monkeypatch):
     monkeypatch.setattr(startup, "TELL_SECONDS", 0)
     config = replace(config, cluster=replace(config.cluster, timeout_minutes=0.01))
-    with pytest.raises(DamageError, match=r"got no report of rank 1, 2 of 3 within cluster\.timeo"):
+    with pytest.raises(LostRankError, match=r"got no report of rank 1, 2 of 3 within cluster\."):
         exchange(distributed.HashStore(), make_report(config, run, 0), 3, config, run)
 
 
@@ -191,5 +191,5 @@ def test_ranks_connect_or_say_who_could_not(tmp_path):
     told = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
     assert told["pair-0.txt"] == told["pair-1.txt"] == "connected\n"
     errors = told["alone-0.txt"]
-    assert "DamageError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
+    assert "LostRankError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
     assert "check the network between the nodes" in errors
