@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, checked before use, loud about damage."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from anyscene.checkpoint import (
 )
 from anyscene.config import Config
 from anyscene.errors import ConfigError, DamageError, InputError
+from anyscene.files import sha256_of
 from anyscene.run_folder import find_checkpoint, remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
@@ -105,6 +107,21 @@ def test_a_damaged_newest_one_falls_back_loudly(name, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert errors.startswith(f"WARNING: {newest}")
     assert errors.endswith("falling back to the checkpoint before\n")
+
+
+def test_one_that_cannot_be_read_falls_back_too(tmp_path, monkeypatch, capsys):
+    """As of a bad block on a disk."""
+    older, newest = save(tmp_path, 3), save(tmp_path, 11)
+
+    def read(path: Path) -> str:
+        if path == newest:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_of(path)
+
+    monkeypatch.setattr("anyscene.checkpoint.sha256_of", read)
+    assert last_good_checkpoint(tmp_path) == older
+    told = f"WARNING: {newest} cannot be read (Input/output error); falling back"
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_what_was_passed_over_is_kept_but_once(tmp_path, capsys):
