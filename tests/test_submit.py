@@ -96,7 +96,8 @@ def run_script(script: str, folder: Path, marker: bool, code: int) -> tuple[list
         program = programs / name
         program.write_text(f'#!/bin/bash\necho "{name} $*" >>{calls}\n{body}\n')
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "77"}
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "5"}
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", **slurm}
     done = subprocess.run(["bash"], input=script, text=True, env=environment)
     return calls.read_text().splitlines(), done.returncode
 
@@ -106,6 +107,54 @@ def test_a_run_a_seed(config_file, capsys):
     assert options_of(script)["array"] == "0-3"
     assert options_of(script)["output"].endswith("/slurm-%A_%a.out")
     assert "name=tiny-$SLURM_ARRAY_TASK_ID train.seed=$SLURM_ARRAY_TASK_ID\n" in script
+
+
+HOSTILE = 'it\'s 100%j "two" \\ $HOME #3'
+
+
+def test_names_that_shells_and_slurm_take_apart(config_file, capsys, monkeypatch, tmp_path):
+    """What a name says is neither words, nor a variable, nor one of Slurm's patterns. Slurm 22.05
+    was seen to read such double quotes, `\\` and `%%`, and to refuse the bare words."""
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    words = ("--gpus", "0", "--seeds", "0-3", "--account", "two words")
+    words += (f"name='{HOSTILE.replace(chr(39), 2 * chr(39))}'",)
+    script = script_of(capsys, str(config_file), *words)
+    named = '"it\'s 100%j \\"two\\" \\\\ $HOME #3"'
+    logs = f"{tmp_path}/runs/{HOSTILE}/logs"
+    options = options_of(script)
+    assert (options["job-name"], options["account"]) == (named, '"two words"')
+    assert options["chdir"] == f'"{folder}"'
+    assert (
+        options["output"]
+        == f'"{tmp_path}/runs/{named[1:-1].replace("%", "%%")}/logs/slurm-%A_%a.out"'
+    )
+    (call,) = run_script(script, tmp_path, False, 0)[0]
+    assert call.endswith(f"/submit-N.yaml name={HOSTILE}-5 train.seed=5")
+    assert f"{logs}/submit-N.yaml" in call
+    (call, requeue) = run_script(script, tmp_path, True, 0)[0]
+    assert requeue == "scontrol requeue 77"
+    assert Path(logs).is_dir()
+
+
+def test_the_log_that_is_told_is_the_one_that_slurm_writes():
+    log = submit.pattern(Path("/runs/100%j"), "slurm-%j.out")
+    assert log == "/runs/100%%j/slurm-%j.out"
+    assert submit.log_file(log, "7") == Path("/runs/100%j/slurm-7.out")
+    assert submit.log_file("/a/slurm-%A_%a.out", "7") == Path("/a/slurm-7_%a.out")
+
+
+def test_a_submission_never_takes_the_file_of_another(config_file, monkeypatch):
+    """A waiting job runs it, whichever other ones were removed."""
+    monkeypatch.setattr(submit, "submit", lambda *_: "41")
+    for steps in (5, 6):
+        assert main(["submit", str(config_file), f"train.steps={steps}"]) == 0
+    logs = config_file.parent / "tiny/logs"
+    (logs / "submit-1.yaml").unlink()
+    assert main(["submit", str(config_file), "train.steps=7"]) == 0
+    assert load_config(logs / "submit-2.yaml").train.steps == 6
+    assert load_config(logs / "submit-1.yaml").train.steps == 7
 
 
 def test_a_preparation_as_an_array(config_file, capsys):
@@ -158,6 +207,12 @@ def test_a_requeued_job_keeps_the_configuration_that_was_submitted(
         (["--nodes", "two"], ["train.nodes", "two"]),
         (["--gpus", "8", "--tasks", "9", "data.batch_size=9"], ["cluster.gpus=8", "=9"]),
         (["--nodes", "3"], ["data.batch_size=2 is not divisible"]),
+        (["--prepare", "coco --out 'my data"], ["--prepare", "no command line: No closing"]),
+        (["cluster.container=run 'a"], ["cluster.container", "no command line"]),
+        (["--prepare", "coco --out a", "--parts", "0"], ["--parts 0 must be at least 1"]),
+        (["--parts", "4"], ["--parts 4 is of --prepare and --benchmark"]),
+        (["--prepare", "coco", "--seeds", "0-3"], ["--seeds 0-3 is of trainings"]),
+        (['name="a\\nb"'], ["cannot be in a job script", "one line"]),
     ],
 )
 def test_mistakes_are_told_before_slurm_is_asked(words, parts, config_file, capsys):
