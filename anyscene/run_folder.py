@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def agreed_checkpoint(config: Config, run: Path) -> Path | None:
         raise
     distributed.broadcast_object_list([found])
     return found
+
+
+def agreed(find: Callable[[], bool]) -> bool:
+    """What rank zero finds, for all that are connected already: others may see older files."""
+    if not distributed.is_initialized():
+        return find()
+    answer = [distributed.get_rank() == 0 and find()]
+    distributed.broadcast_object_list(answer)
+    return answer[0]
 
 
 def find_checkpoint(config: Config, run: Path) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import distributed
 
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
@@ -24,7 +25,7 @@ from anyscene.checkpoint import (
 from anyscene.config import Config
 from anyscene.errors import ConfigError, DamageError, InputError
 from anyscene.files import sha256_of
-from anyscene.run_folder import find_checkpoint, remove_leftovers
+from anyscene.run_folder import agreed, find_checkpoint, remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
@@ -159,6 +160,28 @@ def test_files_of_other_names_are_no_checkpoints(tmp_path):
     assert checkpoints(folder) == [good]
     remove_leftovers(tmp_path, 100)
     assert all(path.is_file() for path in others)
+
+
+def test_ranks_agree_on_what_the_first_one_finds(monkeypatch):
+    """Whatever another's network file system shows it: or else it would validate alone."""
+    assert agreed(lambda: True)
+    assert not agreed(lambda: False)
+    rank = 0
+    sent: list[bool] = []
+
+    def broadcast(values: list[bool]) -> None:
+        if rank == 0:
+            sent[:] = values
+        values[:] = sent
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    for found in (True, False):
+        rank = 0
+        assert agreed(lambda: found) is found  # noqa: B023
+        rank = 1
+        assert agreed(pytest.fail) is found
 
 
 def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):

@@ -80,6 +80,14 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
     assert capsys.readouterr().out.endswith(f"run folder: {run.folder}\n")
 
 
+def test_fewer_steps_than_are_done_change_nothing(whole, workspace):
+    """A second validation of the last step was logged beside the first."""
+    run = workspace.killed_copy(whole[0], "fewer", 6)
+    before = run.csv.read_bytes()
+    workspace.train("fewer", workspace.judge, "train.steps=5")
+    assert run.csv.read_bytes() == before
+
+
 def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
     workspace.killed_copy(whole[0], "slower", 3)
     other = ("train.learning_rate=0.005", "train.weight_decay=0.5", "train.betas=[0.5,0.25]")

@@ -256,6 +256,9 @@ def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
     assert "(job 7)" in lines[0] or lines[0].endswith("no SLURM here (job 7)")
     assert lines[2] == "step:       3, 12.3 images/s"
     assert lines[4:] == [f"log:        {run / 'logs/slurm-7.out'}", "  two", "  three"]
+    assert main(["status", str(run), "--lines", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [f"log:        {run / 'logs/slurm-7.out'}"]
+    (run / "checkpoints/step-00000009.json").write_text("{}")  # its file was removed
     (run / "checkpoints/step-00000003.json").write_text("{")
     assert main(["status", str(run)]) == 0
     assert "checkpoint: step-00000003, with a damaged record" in capsys.readouterr().out
