@@ -143,6 +143,8 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     branch = workspace.train("branch", f"train.resume={path}")
     assert list(branch.figures("train/loss")) == [4, 5, 6]
     assert_same_training_state(branch.state(6), run.state(6))
+    ids = [json.loads((r.folder / "run.json").read_text())["wandb_id"] for r in (run, branch)]
+    assert ids[0] != ids[1]  # a run of its own in W&B
     line = refused(workspace.command("whole", f"train.resume={path}"), capsys)
     assert "step-00000003.ckpt is older than step-00000006.ckpt" in line
     damaged = workspace.yaml.parent / path.name
