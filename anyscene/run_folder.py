@@ -71,7 +71,8 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
         DamageError: the checkpoint that `train.resume` names is damaged.
     """
     resume = config.train.resume
-    if resume == "auto" or has_begun(run):
+    begun = has_begun(run)
+    if resume == "auto" or begun:
         own = last_good_checkpoint(run / "checkpoints")
         if own is not None or resume in ("auto", "never"):
             return own
@@ -85,7 +86,7 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
         return None
     check_checkpoint(Path(resume))
     newest = next(iter(checkpoints(run / "checkpoints")), None)
-    if newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
+    if not begun and newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
         raise ConfigError(
             f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
             "remove the newer checkpoints or give the run another name"

@@ -193,6 +193,28 @@ def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
         find_checkpoint(config, tmp_path)
 
 
+def test_a_requeued_job_goes_on_with_its_own_or_begins_again(tmp_path, monkeypatch):
+    """One that was to begin with another run's checkpoint, and was killed in its own first one."""
+    other, run = save(tmp_path / "other", 3), tmp_path / "run"
+    config = Config(name="x")
+    config = replace(config, train=replace(config.train, resume=str(other)))
+    first = save(run / "checkpoints", 6)
+    record = first.with_suffix(".json")
+    (run / "run.json").write_text('{"jobs": [{"slurm_job_id": "77"}]}')
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with pytest.raises(ConfigError, match="is older than step-00000006"):
+        find_checkpoint(config, run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert find_checkpoint(config, run) == first
+    record.unlink()
+    assert find_checkpoint(config, run) == other
+    never = replace(config, train=replace(config.train, resume="never"))
+    assert find_checkpoint(never, run) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    with pytest.raises(ConfigError, match="holds a run"):
+        find_checkpoint(never, run)
+
+
 def test_nothing_to_go_on_from(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
     first = save(tmp_path, 1)

@@ -19,6 +19,7 @@ from anyscene.checkpoint import (
     write_checkpoint,
 )
 from anyscene.errors import DamageError
+from anyscene.preemption import MARKER
 from anyscene.snapshot import Snapshot
 
 
@@ -133,6 +134,22 @@ def test_whatever_keeps_a_checkpoint_from_being_written_is_told(error, tmp_path,
     io.save_checkpoint({"global_step": 1}, tmp_path / "step-00000001.ckpt")
     with pytest.raises(DamageError, match=r"not be written \((MemoryError|no such thing)\); make"):
         io.finish()
+
+
+def test_each_checkpoint_makes_a_death_the_first_again(tmp_path, monkeypatch):
+    """One that could not be written does not."""
+    marker = tmp_path / "requeue-7"
+    marker.write_text("3\n")
+    monkeypatch.setenv(MARKER, str(marker))
+    io = AtomicCheckpointIO(keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("anyscene.checkpoint.torch.save", fail_with_a_full_disk)
+        io.save_checkpoint({"global_step": 1}, tmp_path / "step-00000001.ckpt")
+        io.teardown()
+    assert marker.read_text() == "3\n"
+    io.save_checkpoint({"global_step": 2}, tmp_path / "step-00000002.ckpt")
+    io.finish()
+    assert marker.read_text() == "1\n"
 
 
 def test_a_killed_removal_leaves_nothing_for_good(tmp_path):
