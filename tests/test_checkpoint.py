@@ -18,6 +18,7 @@ from anyscene.checkpoint import (
     checkpoints,
     last_good_checkpoint,
     read_checkpoint,
+    remove_checkpoint,
     replace_file,
     step_of,
     write_checkpoint,
@@ -274,6 +275,28 @@ def test_removal_takes_the_record_along(tmp_path):
     path = save(tmp_path, 7)
     AtomicCheckpointIO(keep=3).remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_removal_leaves_nothing_that_passes_for_finished(tmp_path, monkeypatch):
+    path, unlink = save(tmp_path, 7), Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if self == path:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_checkpoint(path)
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_from_a_path_that_is_as_new_as_its_own(tmp_path):
+    config = Config(name="x")
+    own, other = save(tmp_path / "run" / "checkpoints", 3), save(tmp_path / "other", 3)
+    for path in (own, other):
+        config = replace(config, train=replace(config.train, resume=str(path)))
+        assert find_checkpoint(config, tmp_path / "run") == path
 
 
 CONTROLNETS = {  # UNets of the published bases

@@ -81,6 +81,14 @@ def test_the_job_has_the_ranks_that_were_asked_for(variables, fits, config, monk
             check_job_size(config)
 
 
+def test_as_many_ranks_on_other_nodes_are_not_those_asked_for(config, monkeypatch):
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    two = replace(config, train=replace(config.train, devices=2))
+    with pytest.raises(InputError, match=r"has 2 tasks on 2 nodes, but .* = 1 x 2; give srun"):
+        check_job_size(two)
+
+
 def test_folders_that_are_there(config, run):
     assert check_folders(config, run) == []
     assert list(run.iterdir()) == []
@@ -103,8 +111,9 @@ def test_shards_that_are_lost_or_cut(config, run, demo_shards, tmp_path):
     first.unlink()
     (problem,) = check_folders(config, run)
     assert problem == f"{first} cannot be read (No such file or directory)"
-    other = replace(config.data, train=str(demo_shards / "train"), mix={str(shards): 0.5})
-    assert check_folders(replace(config, data=other), run) == [problem]
+    whole = replace(config.data, train=str(demo_shards / "train"))
+    for other in (replace(whole, mix={str(shards): 0.5}), replace(whole, val=str(shards))):
+        assert check_folders(replace(config, data=other), run) == [problem]
 
 
 def ranks_of(config, run, change) -> tuple[list[BaseException | None], distributed.HashStore]:

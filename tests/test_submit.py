@@ -81,6 +81,8 @@ def test_the_requeue_is_the_only_logic_and_comes_last(config_file, capsys):
     for marker, code in ((True, 0), (True, 137), (False, 0), (False, 2)):
         calls, status = run_script(script, config_file.parent, marker, code)
         assert calls[0].startswith("srun --kill-on-bad-exit=1")
+        held = "env --block-signal=USR1,USR2,TERM" in calls[0]  # from the first instruction on
+        assert held == submit.knows_block_signal()
         assert calls[1:] == (["scontrol requeue 77"] if marker else [])
         assert status == code
 
@@ -162,6 +164,7 @@ def test_a_preparation_as_an_array(config_file, capsys):
     script = script_of(capsys, str(config_file), "--prepare", words, "--parts", "16")
     assert options_of(script)["array"] == "0-15"
     assert "gpus-per-node" not in options_of(script)
+    assert "block-signal" not in script  # an element ends at once, and is done by the next start
     ending = f"prepare {words} --shard-index $SLURM_ARRAY_TASK_ID --num-shards 16\n"
     assert ending in script
     for code, requeued in ((143, True), (138, True), (137, False), (1, False), (0, False)):
