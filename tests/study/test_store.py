@@ -208,6 +208,24 @@ def test_writes_are_flushed_to_disk(store: Store):
     assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # full
 
 
+def test_a_full_disk_is_told_as_such_and_once_there_is_room_nothing_is_missing(store: Store):
+    task, sent = store.tasks("a01")[0].id, []
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def change_and_change() -> None:
+        for number in range(10**4):
+            sent.append(submission(number, task, sent[-1].id if sent else None))
+            store.submit("a01", sent[-1])
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        change_and_change()
+    assert store.task_at("a01", 0)[1] == sent[-2]
+    store._connection.execute(f"PRAGMA max_page_count = {2 * pages}")
+    assert store.submit("a01", sent[-1])
+    assert store.task_at("a01", 0)[1] == sent[-1]
+
+
 def test_a_folder_that_is_no_study_is_told(tmp_path: Path):
     with pytest.raises(InputError, match="holds no study"):
         Store(tmp_path)
