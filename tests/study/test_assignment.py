@@ -137,6 +137,15 @@ def test_repeats_and_checks_come_as_often_as_wanted_and_late_enough(design):
                     assert showing.swapped != items[first].swapped
 
 
+def test_repeats_are_of_each_method_equally_often_for_a_person_and_over_people():
+    protocol = replace(PROTOCOL, foregrounds=12, sets=4, annotators=4, repeats=6)
+    orders = assign(protocol, 4, np.random.default_rng(0))
+    again = [[one.treatment for one in order if one.repeat] for order in orders]
+    for own in again:
+        assert spread(Counter(own), range(4)) == 1  # 2, 2, 1, 1
+    assert spread(Counter(treatment for own in again for treatment in own), range(4)) == 0
+
+
 def test_images_of_one_foreground_and_prompt_stand_far_apart():
     """As far as the set allows: with 20 cells and 4 methods, about 5 blocks of 4."""
     protocol = replace(PROTOCOL, foregrounds=10, prompts=2, sets=1, annotators=2, repeats=0)

@@ -72,6 +72,16 @@ def test_the_last_change_counts_and_changes_and_seconds_add_up(store: Store):
     assert store.task_at("a01", 0)[1] == submission(2, task.id, f"{1:032x}", value=4)
 
 
+def test_the_last_change_counts_although_the_clock_was_set_back(store: Store, monkeypatch):
+    task, clock = store.tasks("a01")[0], iter(["2024-05-05T10:00:00", "2024-05-05T09:00:00"])
+    monkeypatch.setattr("anyscene.study.store._now", lambda: next(clock))
+    store.submit("a01", submission(2, task.id, value=1))
+    store.submit("a01", submission(1, task.id, f"{2:032x}", value=4))
+    (answer,) = (one for one in store.answers() if one.criterion == "quality")
+    assert (answer.value, answer.submitted_at) == (4, "2024-05-05T09:00:00")
+    assert store.task_at("a01", 0)[1] == submission(1, task.id, f"{2:032x}", value=4)
+
+
 def test_a_change_of_something_changed_meanwhile_is_refused(store: Store):
     task = store.tasks("a01")[0]
     store.submit("a01", submission(1, task.id))
