@@ -84,6 +84,8 @@ def test_the_last_change_counts_although_the_clock_was_set_back(store: Store, mo
 
 def test_a_change_of_something_changed_meanwhile_is_refused(store: Store):
     task = store.tasks("a01")[0]
+    with pytest.raises(Refused, match="another window"):
+        store.submit("a01", submission(3, task.id, replaces=f"{9:032x}"))
     store.submit("a01", submission(1, task.id))
     for late in (submission(2, task.id), submission(3, task.id, replaces=f"{9:032x}")):
         with pytest.raises(Refused, match="another window") as refused:
