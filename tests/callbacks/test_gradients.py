@@ -21,6 +21,18 @@ def workspace(tiny_base_folder: Path, demo_shards: Path, tmp_path: Path) -> Work
     return Workspace.make(tiny_base_folder, demo_shards, tmp_path / "runs")
 
 
+STOPPED = ("train.accumulate=2", "data.val=null", "train.checkpoint_every=2")
+
+
+@pytest.fixture(scope="module")
+def not_stopped(
+    tiny_base_folder: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """What the runs that are stopped shall end as. Read only."""
+    folder = tmp_path_factory.mktemp("not_stopped") / "runs"
+    return Workspace.make(tiny_base_folder, demo_shards, folder).train("whole", *STOPPED)
+
+
 def break_steps(
     monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...], factor: float, part: str
 ) -> None:
@@ -42,22 +54,24 @@ def break_steps(
 @pytest.mark.parametrize("part", ["loss", "gradient"])
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_run_that_is_not_finite_stops_before_the_step(
-    part: str, factor: float, workspace: Workspace, capsys: pytest.CaptureFixture
+    part: str,
+    factor: float,
+    workspace: Workspace,
+    not_stopped: Run,
+    capsys: pytest.CaptureFixture,
 ):
-    options = ("train.accumulate=2", "data.val=null", "train.checkpoint_every=2")
     with pytest.MonkeyPatch.context() as patch:
         break_steps(patch, (4,), factor, part)
         with recorded_keys() as keys:
-            line = refused(workspace.command("broken", *options), capsys, code=1)
+            line = refused(workspace.command("broken", *STOPPED), capsys, code=1)
     assert re.search(r"step 4 is not finite: losses \S+, \S+, gradient norm (nan|inf)", line)
     assert (str(factor) in line.split("gradient")[0]) == (part == "loss")
     assert all((key in line) for key in keys[-1])
     assert all((key in line) == (part == "gradient") for key in keys[-2])
     run = workspace.run("broken")
     assert [file.name for file in run.folder.glob("checkpoints/*.ckpt")] == ["step-00000002.ckpt"]
-    assert main(workspace.command("broken", *options)) == 0  # goes on from there
-    whole = workspace.train("whole", *options)
-    assert_same_training_state(run.state(6), whole.state(6))
+    assert main(workspace.command("broken", *STOPPED)) == 0  # goes on from there
+    assert_same_training_state(run.state(6), not_stopped.state(6))
 
 
 def test_fp16_leaves_out_steps_whose_gradient_overflows(workspace: Workspace):
