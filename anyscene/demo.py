@@ -113,11 +113,14 @@ def evaluate_model(config: Config, run: Path) -> None:
         print(f"{out} is newer than the last checkpoint: reused")
         return
     from anyscene.evaluate import evaluate
+    from anyscene.export_record import read_export_record
     from anyscene.image_jobs import load_model
     from anyscene.metrics.judge import Judge
 
     assert config.metrics.judge is not None
     assert config.data.val is not None
+    record = read_export_record(run / "export")
+    assert record is not None
     evaluate(
         load_model(str(run / "export"), "fp32", "auto").pipeline,
         Judge.from_pretrained(config.metrics.judge),
@@ -125,6 +128,7 @@ def evaluate_model(config: Config, run: Path) -> None:
         out,
         sample=config.sample,
         samples=config.data.val_samples,
+        step=record["step"],
     )
 
 

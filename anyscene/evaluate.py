@@ -89,6 +89,7 @@ def evaluate(
     controls: bool = False,
     tint: float = 0.7,
     exposure_stops: float = 0.5,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """Write `out` (JSON, as the report reads it) and return what it says.
 
@@ -101,10 +102,20 @@ def evaluate(
         samples: at most so many scenes, the first ones.
         controls: also the controls; they take seven more rounds of sampling.
         tint, exposure_stops: photometric jitter of the hints that the controls show.
+        step: of the training that made the model, as its export says.
 
     Raises:
-        InputError: no scene can be read, or controls for scenes without truth.
+        InputError: a model without FIM, no scene that can be read, controls for scenes without
+            truth, or `out` is a folder.
     """
+    if pipeline.controlnet is None:
+        raise InputError(
+            "the model has no Foreground Injection Module (controlnet/), which the figures are of: "
+            "give an export that has one"
+        )
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give a file, such as {out / 'evaluation.json'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
     scenes = read_held_out(shards, samples, sample.seed)
     if controls and not all(scenes.truths):
         raise InputError(f"controls need scenes whose truth is known; {shards} has photos")
@@ -120,6 +131,7 @@ def evaluate(
     control_rows = [row for n, r in results.items() if n.startswith("control") for row in r]
     record = {
         "samples": len(scenes.prompts),
+        "step": step,
         "level": LEVEL,
         "rows": rows,
         "controls": control_rows,

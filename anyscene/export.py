@@ -39,6 +39,7 @@ from anyscene.models.injection import hint_kind
 from anyscene.models.lora import lora_weights, merge_lora
 from anyscene.models.trained import load_named, trained_names
 from anyscene.module import SceneModule
+from anyscene.records import run_record
 from anyscene.resume import FIM_SHA256
 
 AVERAGE = "MovingAverage"  # the EMA callback's key in a checkpoint
@@ -112,6 +113,7 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
         raise InputError(f"{run} has no checkpoint yet; `anyscene train` writes the first one")
     check_checkpoint(path)
     state = read_checkpoint(path)
+    _check_run(run, path, state)
     module = SceneModule(config)
     if state["base_sha256"] != module.base_sha256:
         raise InputError(
@@ -137,6 +139,14 @@ def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
     return Trained(
         config, module, int(state["global_step"]), recorded or _manifest_sha256(config.data.train)
     )
+
+
+def _check_run(run: Path, checkpoint: Path, state: dict[str, Any]) -> None:
+    """Raises `InputError` where a checkpoint says that it is of another run, whose configuration
+    and figures the export would not have."""
+    own, its = run_record(run).get("run_id"), state.get("identity", {}).get("run_id")
+    if own is not None and its is not None and own != its:
+        raise InputError(f"{checkpoint} is of the run {its}, not of {own} in {run}: give its RUN")
 
 
 def _weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -23,9 +23,11 @@ def check_export(run: Path, out: Path, checkpoint: Path | None, *, overwrite: bo
         raise InputError(f"{run} is no run folder: it has no config.yaml of `anyscene train`")
     if checkpoint is not None and not checkpoint.exists():
         raise InputError(f"no checkpoint {checkpoint}")
+    if not out.name:
+        raise InputError(f"--out {out} is no folder's name; give one, such as models/mine")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not any((out / name).is_file() for name in (EXPORT_NAME, MODEL_INDEX)):
+    if not (out / EXPORT_NAME).is_file():  # a base, say, which `overwrite` would delete
         raise InputError(f"{out} exists and holds something else; choose another folder")
     if not overwrite:
         raise InputError(f"{out} holds an export; give --overwrite to replace it")

@@ -31,6 +31,17 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Errors of writing, such as that of a full disk, which names no file, say which one it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def keep_first(path: Path, content: bytes) -> None:
     """Write a whole file, unless there is one: of two processes that make it the first one's stays.
 
@@ -52,6 +63,13 @@ def keep_first(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, or none, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named_in_errors(path):
+        replace_file(path, lambda part: part.write_bytes(content))
+
+
 def sha256_of(path: Path) -> str:
     """Checksum of a file, as hexadecimal digits."""
     with path.open("rb") as file:
@@ -61,7 +79,8 @@ def sha256_of(path: Path) -> str:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Canonical JSON, atomically; numbers that are not finite, which JSON has not, become null."""
     text = json.dumps(_finite(values), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    replace_file(path, lambda part: part.write_text(text))
+    with named_in_errors(path):
+        replace_file(path, lambda part: part.write_text(text))
 
 
 def _finite(value: Any) -> Any:

@@ -27,7 +27,7 @@ from anyscene.compositing.matting import Matting, load_matting
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError
 from anyscene.export_record import read_export_record
-from anyscene.files import replace_file
+from anyscene.files import sole_use, write_bytes
 from anyscene.image_jobs import (
     Foreground,
     Job,
@@ -51,6 +51,7 @@ from anyscene.models.fit import check_channels
 from anyscene.scene_list import MAX_MICRO_BATCH, GenerateSettings, Scene, check_request, sampling
 
 MANIFEST_NAME = "manifest.jsonl"
+LOCK = ".lock"
 
 
 def generate(
@@ -61,6 +62,8 @@ def generate(
     matting: Matting | None = None,
 ) -> list[GenerationLine]:
     """Make what is not in `out` yet, and return the lines of all that was asked for, in order.
+
+    One process at a time works in `out`: another one waits, and begins with what is there then.
 
     Args:
         model: an export's or a base's folder, or a hub id.
@@ -77,7 +80,6 @@ def generate(
     if matting is None and settings.matting is not None:
         matting = load_matting(settings.matting)
     config = sampling(settings, read_export_record(model))
-    finished = read_finished(out / MANIFEST_NAME)
     loaded = load_model(model, settings.dtype, settings.device)
     check_channels(f"model {model}", loaded.pipeline)
     prompts = [prompt for scene in scenes for prompt in scene.prompts]
@@ -85,9 +87,11 @@ def generate(
     total = settings.images * len(prompts)
     micro_batch = settings.micro_batch or min(MAX_MICRO_BATCH, total)
     jobs = plan(loaded, scenes, settings, config, micro_batch, out, matting)
-    manifest = out / MANIFEST_NAME
-    call = partial(make_images, loaded)
-    return make_missing(jobs, manifest, finished, micro_batch, call, total=total, name="generate")
+    manifest, call = out / MANIFEST_NAME, partial(make_images, loaded)
+    out.mkdir(parents=True, exist_ok=True)
+    with sole_use(out / LOCK):
+        made = read_finished(manifest)
+        return make_missing(jobs, manifest, made, micro_batch, call, total=total, name="generate")
 
 
 OneJob = TypeVar("OneJob", bound=Job)
@@ -263,7 +267,11 @@ def read_foreground(
         rgb, alpha = read_canvas(scene.canvas, size)
         return Foreground(rgb[0], alpha[0])
     placements = [parse_element(element, matting) for element in scene.elements]
-    return Foreground(*canvas_tensors(compose(placements, size)))
+    foreground = Foreground(*canvas_tensors(compose(placements, size)))
+    if not (foreground.alpha > 0.5).any():
+        where = "on the canvas their alpha is 0.5 or less everywhere"
+        raise InputError(f"the elements of scene {scene.scene_id} leave no foreground: {where}")
+    return foreground
 
 
 def write_canvas(out: Path, scene_id: str, foreground: Foreground) -> dict[str, str]:
@@ -290,9 +298,3 @@ def write_files(out: Path, asked: Mapping[str, Any], files: tuple[bytes, bytes])
     write_bytes(out / made["image"], blended)
     line = {key: {**asked, **made}[key] for key in GenerationLine.__annotations__}
     return cast(GenerationLine, line)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda part: part.write_bytes(content))

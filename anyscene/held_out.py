@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anyscene.data.sample import ShardManifest
 from anyscene.data.shards import read_batches
+from anyscene.errors import InputError
 from anyscene.metrics.truth import Truth
 
 
@@ -24,8 +25,17 @@ class Scenes:
 
 
 def read_held_out(shards: Path, samples: int, seed: int) -> Scenes:
-    """The first scenes of a shard folder, with their own cut-outs as foreground."""
+    """The first scenes of a shard folder, with their own cut-outs as foreground.
+
+    Raises `InputError` where they are not of one size.
+    """
     batches = read_batches(ShardManifest.read(shards), samples)
+    sizes = sorted({f"{h}x{w}" for *_, h, w in (batch["mask_uint8"].shape for batch in batches)})
+    if len(sizes) > 1:
+        raise InputError(
+            f"the scenes of {shards} are of several sizes ({', '.join(sizes)}): prepare held-out "
+            "scenes of one size"
+        )
     scene = torch.cat([batch["scene_uint8"] for batch in batches]).contiguous().float() / 255
     numbers = torch.cat([batch["counter"] for batch in batches]).tolist()
     return Scenes(

@@ -1,5 +1,6 @@
 """From a manifest's line to its image: the one path that `generate` and its `--again` share."""
 
+import hashlib
 import io
 import json
 import sys
@@ -119,12 +120,23 @@ def load_model(model: str, dtype: str, device: str) -> Model:
     check_fit(f"model {model}", pipeline)
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet")
     parts = [part for name in names if (part := getattr(pipeline, name)) is not None]
-    sha256 = weights_sha256(*parts)
+    sha256 = model_sha256(weights_sha256(*parts), pipeline.scheduler)
     for part in parts:
         CAST[dtype](part.eval())
     pipeline.to(device, silence_dtype_warnings=True)  # float16 on a CPU is slow, but works
     pipeline.set_progress_bar_config(disable=True)
     return Model(pipeline, model, sha256, dtype, device)
+
+
+def model_sha256(weights: str, scheduler: Any) -> str:
+    """Hash of a model's weights, by theirs, and of its scheduler's settings: with other ones, such
+    as another spacing of the steps, it makes other images.
+
+    Those that the model's folder leaves to the library are not in it, for a new version has more.
+    """
+    left = scheduler.config.get("_use_default_values", ())
+    own = {k: v for k, v in scheduler.config.items() if not k.startswith("_") and k not in left}
+    return hashlib.sha256(f"{weights} {json.dumps(own, sort_keys=True)}".encode()).hexdigest()
 
 
 def warn_of_long_prompts(model: Model, prompts: Iterable[str]) -> None:

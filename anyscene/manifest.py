@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from anyscene.errors import DamageError, InputError
+from anyscene.files import named_in_errors
 
 MANIFEST_VERSION = 1
 
@@ -22,7 +23,7 @@ class GenerationLine(TypedDict):
     seed: int
     method: str  # which system made it
     model: str  # folder or hub id
-    model_sha256: str  # of all weights, as `models.base.weights_sha256` has it
+    model_sha256: str  # of all weights and the scheduler's settings, see `image_jobs.model_sha256`
     canvas: str | None  # RGBA, at the size of the image; None: text only
     canvas_sha256: str | None
     mask: str | None  # grey, 255 = foreground
@@ -97,7 +98,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, line: Any) -> None:
     """Add an object to a JSON-lines file, on disk when this returns; a torn last line goes."""
     data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-    with path.open("a+b") as file:
+    with named_in_errors(path), path.open("a+b") as file:
         _end_last_line(file)
         file.write(data)
         file.flush()

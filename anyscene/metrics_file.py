@@ -3,15 +3,23 @@
 import csv
 from pathlib import Path
 
+from anyscene.errors import DamageError
+
 HEADER = ("step", "name", "value")
 Row = tuple[int, str, float]
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`; a torn last line is left out."""
+    """The rows of a `metrics.csv`; a torn last line is left out.
+
+    Raises `DamageError` where a step or a value is no number.
+    """
     if not path.is_file():
         return []
-    return parse_rows(path.read_text().rpartition("\n")[0])
+    try:
+        return parse_rows(path.read_text().rpartition("\n")[0])
+    except ValueError as error:
+        raise DamageError(f"{path} is damaged: {error}; mend or remove that line") from None
 
 
 def parse_rows(lines: str) -> list[Row]:

@@ -38,7 +38,7 @@ pipeline = AnyScenePipeline.from_pretrained("FOLDER")
 rgb, alpha = read_canvas("canvas.png", ({size}, {size}))
 scene = pipeline(
     "a red mug on a meadow", rgb, alpha, num_inference_steps={steps}, guidance_scale={guidance},
-    blend="{blend}", generator=torch.Generator().manual_seed(0),
+    blend="{blend}", blend_k={blend_k}, generator=torch.Generator().manual_seed(0),
 ).images[0]
 scene.save("scene.png")
 """
@@ -129,6 +129,7 @@ def _usage(record: dict[str, Any], with_base: bool) -> str:
         "steps": sample["steps"],
         "guidance": sample["guidance_scale"],
         "blend": sample["blend"],
+        "blend_k": sample["blend_k"],
     }
     if record["hint"] is None:
         stock = STOCK_UNET.format(**values, stock=stock_class(record))

@@ -73,10 +73,16 @@ def sample_latents(
         steps: of the scheduler.
         options: of the scheduler's step.
         callback: called at the end of every step.
+
+    Raises `InputError` where the scheduler cannot make so many steps.
     """
     scheduler, layout = pipeline.scheduler, conditions.layout
     denoiser = Denoiser(pipeline.unet, pipeline.controlnet, conditions)
-    scheduler.set_timesteps(steps, device=noise.device)
+    try:
+        scheduler.set_timesteps(steps, device=noise.device)
+    except ValueError as error:  # more steps than the base was trained with
+        reason = " ".join(str(error).split())
+        raise InputError(f"num_inference_steps={steps} cannot be used: {reason}") from None
     total = len(scheduler.timesteps)
     pipeline.begin_steps(total, conditions.s_text)
     latents = noise * scheduler.init_noise_sigma

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from anyscene.compositing.compose import read_canvas
 from anyscene.errors import DamageError, InputError
-from anyscene.files import sha256_of
-from anyscene.generate import write_bytes
+from anyscene.files import sha256_of, write_bytes
 from anyscene.image_jobs import Foreground, Job, Model, call_of, load_model, make_images, versions
 from anyscene.manifest import GenerationLine, read_generation_manifest
 from anyscene.scene_list import check_model
@@ -27,25 +26,32 @@ class Comparison:
     report: str  # one line
 
 
-def remake(manifest: Path, out: Path | None = None, model: str | None = None) -> list[Comparison]:
+def remake(
+    manifest: Path, out: Path | None = None, model: str | None = None, device: str | None = None
+) -> list[Comparison]:
     """Make the images of a manifest again, with the recorded settings, in its order.
 
     Args:
         manifest: of `generate`.
         out: where to write the images; None: they are only compared.
         model: where the model is now; None: where the manifest says.
+        device: where to compute; None: where they were made.
 
     Raises:
-        InputError: model, device or canvas that cannot be used, or other weights.
+        InputError: model, device or canvas that cannot be used, other weights, or `out` is where
+            the images are that they are compared with.
         DamageError: the manifest or a canvas is damaged.
     """
+    if out is not None and out.resolve() == manifest.parent.resolve():
+        raise InputError(f"--out {out} holds the images of {manifest}: choose another folder")
     lines = [*{line["image"]: line for line in read_generation_manifest(manifest)}.values()]
     results: dict[str, Comparison] = {}
     threads = torch.get_num_threads()
     try:
         with tqdm(total=len(lines), unit="image", desc="again", disable=None) as bar:
-            for (path, dtype, device), group in groupby(sorted(lines, key=_model_of), _model_of):
-                loaded = load_model(model or _find_model(manifest, path), dtype, device)
+            for (path, dtype, own), group in groupby(sorted(lines, key=_model_of), _model_of):
+                found = model or _find_model(manifest, path)
+                loaded = load_model(found, dtype, device or own)
                 for call in _calls(list(group)):
                     jobs = [_job(manifest, loaded, line) for line in call]
                     torch.set_num_threads(jobs[0].line["threads"])

@@ -130,8 +130,8 @@ def render(run: Run) -> str:
     return environment.get_template("report.html.j2").render(
         run=run,
         missing=MISSING,
-        folder=shlex.quote(str(run.folder)),
         summary=summary(run),
+        measuring=measuring(run, run.folder),
         commands=commands(run),
         columns=COLUMNS,
         rows=table(run.evaluation.get("rows", [])),
@@ -173,15 +173,22 @@ def commands(run: Run) -> list[str]:
     commit, _, dirty = (run.record.get("git_commit") or "").partition("+")
     again = f"{run.name}-again"
     path = Path(run.config.get("runs_dir", "runs")) / again
+    remark = "  # and changes that were not committed" if dirty else ""
+    return [
+        f"git checkout {commit or 'COMMIT'}{remark}",
+        f"anyscene train {shlex.quote(str(run.folder / 'config.yaml'))} name={shlex.quote(again)}",
+        *measuring(run, path),
+    ]
+
+
+def measuring(run: Run, path: Path) -> list[str]:
+    """What measures the run once it is in the folder `path`, and shows it."""
     folder, export, figures = (
         shlex.quote(str(path / part)) for part in ("", "export", "evaluation.json")
     )
     shards = shlex.quote((run.config.get("data") or {}).get("val") or "SHARDS")
     judge = shlex.quote((run.config.get("metrics") or {}).get("judge") or "JUDGE")
-    remark = "  # and changes that were not committed" if dirty else ""
     return [
-        f"git checkout {commit or 'COMMIT'}{remark}",
-        f"anyscene train {shlex.quote(str(run.folder / 'config.yaml'))} name={shlex.quote(again)}",
         f"anyscene export {folder} --out {export}",
         f"anyscene evaluate {export} --shards {shards} --judge {judge} --out {figures}",
         f"anyscene report {folder}",
@@ -191,10 +198,11 @@ def commands(run: Run) -> list[str]:
 def last_validation(run: Run) -> list[dict[str, Any]]:
     """Rows like those of an evaluation, from the last validation that was logged."""
     points = {name[4:]: series for name, series in run.series.items() if name.startswith("val/")}
-    figures = {name: list(series.values())[-1] for name, series in points.items()}
-    if not any(column.name in figures for column in COLUMNS):
+    shown = [max(points[column.name]) for column in COLUMNS if column.name in points]
+    if not shown:
         return []
-    step = max(max(series) for series in points.values())
+    step = max(shown)
+    figures = {name: series[step] for name, series in points.items() if step in series}
     rows = [{"name": f"validation at step {step:,}, before blending", "figures": figures}]
     if "psnr_in_mask_blended" in figures:
         blended = {"psnr_in_mask": figures["psnr_in_mask_blended"]}
@@ -206,8 +214,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the text of each column's value and interval."""
 
     def cell(row: dict[str, Any], column: Quantity) -> tuple[str, str]:
-        low, high = row.get("intervals", {}).get(column.name) or (math.nan, math.nan)
-        bounds = f"{column.text(low)} to {column.text(high)}" if math.isfinite(low) else ""
+        interval = row.get("intervals", {}).get(column.name) or (None, None)
+        low, high = map(column.text, interval)  # null where there is none
+        bounds = "" if MISSING in (low, high) else f"{low} to {high}"
         return column.text(row["figures"].get(column.name)), bounds
 
     return [{"name": row["name"], "cells": [cell(row, c) for c in COLUMNS]} for row in rows]

@@ -1,5 +1,6 @@
 """What `anyscene generate` is asked for, checked before anything heavy is imported."""
 
+import json
 import math
 import re
 from argparse import Namespace
@@ -14,13 +15,13 @@ from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError, nearest
 from anyscene.export_record import EXPORT_NAME, MODEL_INDEX
 from anyscene.layout_settings import LayoutControl, parse_layout
-from anyscene.manifest import read_lines
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SCENE_ID = re.compile(r"\w[\w.-]*")
 SCENE_KEYS = {"scene_id", "prompt", "prompts", "canvas", "elements", "seed"}
 DTYPES = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+TEXT = "tag:yaml.org,2002:str"
 MAX_MICRO_BATCH = 8
 DIFFUSERS_STEPS = 50  # of its pipelines; its guidance scale is also `SampleConfig`'s
 
@@ -110,7 +111,7 @@ def read_scene_list(path: Path, seed: int = 0) -> list[Scene]:
     """
     if not path.is_file():
         raise InputError(f"no scene list {path}")
-    entries = _read_yaml(path) if path.suffix in (".yaml", ".yml") else read_lines(path)
+    entries = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_json_lines(path)
     scenes = [
         _scene(entry, f"entry {number} of {path}", number, path.parent, seed)
         for number, entry in enumerate(entries, start=1)
@@ -123,14 +124,50 @@ def read_scene_list(path: Path, seed: int = 0) -> list[Scene]:
     return scenes
 
 
+def _read_json_lines(path: Path) -> list[Any]:
+    """The values of the lines. A person wrote them: unlike in a manifest, a last one that is no
+    JSON is a mistake and not torn."""
+    entries = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"line {number} of {path} is no JSON: {error}") from None
+    return entries
+
+
 def _read_yaml(path: Path) -> list[Any]:
+    loader = yaml.SafeLoader(b"")
     try:
-        entries = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        loader = yaml.SafeLoader(path.read_bytes())
+        root = loader.get_single_node()
+        for entry in root.value if isinstance(root, yaml.SequenceNode) else ():
+            _keep_as_written(entry, path)
+        entries = None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError) as error:  # the second of a date, say
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
     if not isinstance(entries, list):
         raise InputError(f"{path} must be a list of scenes, each with `- prompt: ...`")
     return entries
+
+
+def _keep_as_written(entry: yaml.Node, path: Path) -> None:
+    """Take a scene_id for the text that it is, and a seed for a decimal number: YAML reads 010 as
+    8, 1.10 as 1.1 and no as false. A key that is there twice, of which it drops one, is refused."""
+    seen = set()
+    for key, value in entry.value if isinstance(entry, yaml.MappingNode) else ():
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise InputError(f"line {line} of {path} has {key.value!r} a second time in one scene")
+        seen.add(key.value)
+        if isinstance(value, yaml.ScalarNode) and key.value == "scene_id":
+            value.tag = TEXT
+        elif isinstance(value, yaml.ScalarNode) and key.value == "seed" and value.value.isdecimal():
+            value.value = str(int(value.value))
 
 
 def _scene(entry: Any, where: str, number: int, folder: Path, seed: int) -> Scene:
@@ -142,8 +179,10 @@ def _scene(entry: Any, where: str, number: int, folder: Path, seed: int) -> Scen
     prompts = _texts(entry, "prompt", where) + _texts(entry, "prompts", where)
     canvas, scene_id = entry.get("canvas"), entry.get("scene_id", f"scene{number:04d}")
     own_seed = entry.get("seed", seed)
-    if not isinstance(own_seed, int) or not isinstance(canvas, str | None):
+    if not _is_whole(own_seed) or not isinstance(canvas, str | None):
         raise InputError(f"{where}: seed must be a whole number and canvas a file name")
+    if not isinstance(scene_id, str) and not _is_whole(scene_id):
+        raise InputError(f"{where}: scene_id must be a text, not {json.dumps(scene_id)}")
     return Scene(
         scene_id=str(scene_id),
         prompts=tuple(prompts),
@@ -151,6 +190,10 @@ def _scene(entry: Any, where: str, number: int, folder: Path, seed: int) -> Scen
         elements=tuple(str(folder / element) for element in _texts(entry, "elements", where)),
         seed=own_seed,
     )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _texts(entry: dict[str, Any], key: str, where: str) -> list[str]:

@@ -18,7 +18,7 @@ from anyscene.callbacks.learnt_by_heart import LearntByHeart
 from anyscene.callbacks.metrics_csv import MetricsCsv
 from anyscene.callbacks.missed_validation import MissedValidation
 from anyscene.callbacks.preemption import Preemption
-from anyscene.callbacks.scenes import ValidationScenes, load_judge
+from anyscene.callbacks.scenes import ValidationScenes, forget_samples, load_judge
 from anyscene.callbacks.throughput import StepProgress, Throughput
 from anyscene.callbacks.whole_networks import WholeNetworks
 from anyscene.checkpoint import AtomicCheckpointIO, read_first_share, step_of
@@ -81,6 +81,8 @@ def train(config: Config) -> Path:
     prepare_run_folder(run, config, module.base_sha256, start_step, identity)
     csv = MetricsCsv(run / "metrics.csv")
     csv.start_at(start_step)
+    if is_first_process():
+        forget_samples(run / "samples", start_step)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
         with told_of_memory(config, module):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from anyscene.files import write_json
+
 VOID = {"meta", "link", "img", "br", "hr"}
 STEPS = range(10, 201, 10)
 GRID_STEPS = range(20, 201, 20)
@@ -20,6 +22,7 @@ INTERVALS = {
 EVALUATION = {
     "samples": 64,
     "level": 0.95,
+    "step": 1200,
     "rows": [
         {
             "name": "real scenes",
@@ -105,7 +108,7 @@ def make_run(run: Path) -> Path:
     (run / "run.json").write_text(json.dumps(record))
     config = "name: a & b\nruns_dir: runs\ntrain:\n  steps: 300\n  seed: 7\n"
     (run / "config.yaml").write_text(config)
-    (run / "evaluation.json").write_text(json.dumps(EVALUATION))
+    write_json(run / "evaluation.json", EVALUATION)
     for step in GRID_STEPS:
         save_grid(run, step, width=step)
     return run

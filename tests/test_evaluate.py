@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -11,6 +12,7 @@ from tiny import tiny_config
 from anyscene import evaluate as evaluation
 from anyscene.cli import main
 from anyscene.config import SampleConfig
+from anyscene.errors import InputError
 from anyscene.evaluate import Bench
 from anyscene.held_out import Scenes, read_held_out
 from anyscene.metrics.judge import Judge
@@ -55,7 +57,7 @@ def test_an_export_has_the_figures_that_its_training_logged(
     assert "psnr_in_mask" not in rows["real scenes"]["figures"]
     assert rows["first stage alone"]["figures"]["psnr_in_mask"] < 30  # a random one
     assert len(record["controls"]) == 7
-    assert record["samples"] == 2
+    assert (record["samples"], record["step"]) == (2, 3)
 
 
 def test_a_mistake_is_one_line(
@@ -64,6 +66,27 @@ def test_a_mistake_is_one_line(
     assert evaluate(judged_run, demo_shards, "--samples=1") == 2
     assert main(["evaluate", "nowhere", "--shards=x", "--judge=y", "--out=z"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_what_would_be_wrong_or_lost_in_the_end_is_told_at_first(
+    judged_run: Path, demo_shards: Path, tiny_base_folder: Path, tmp_path: Path, capsys
+) -> None:
+    """A base's images are none of a FIM; and figures of an hour need a place."""
+    places = ["evaluate", str(tiny_base_folder), f"--shards={demo_shards / 'val'}"]
+    places += [f"--judge={JUDGE}", "--device=cpu"]
+    assert main([*places, f"--out={tmp_path / 'x.json'}"]) == 2
+    assert "the model has no Foreground Injection Module" in capsys.readouterr().err
+    assert evaluate(judged_run, demo_shards, f"--out={tmp_path}") == 2
+    assert f"--out {tmp_path} is a folder; give a file" in capsys.readouterr().err
+    assert evaluate(judged_run, demo_shards, f"--out={tmp_path / 'new' / 'x.json'}") == 0
+    assert (tmp_path / "new" / "x.json").is_file()
+
+
+def test_scenes_of_several_sizes_are_refused(demo_shards: Path, monkeypatch) -> None:
+    batches = [{"mask_uint8": torch.zeros(2, 1, 64, width)} for width in (64, 96)]
+    monkeypatch.setattr("anyscene.held_out.read_batches", lambda *_: batches)
+    with pytest.raises(InputError, match=r"several sizes \(64x64, 64x96\): prepare"):
+        read_held_out(demo_shards / "val", 4, seed=0)
 
 
 class TintsAsAsked(Bench):
@@ -94,7 +117,7 @@ def test_controls_ask_for_what_they_judge_by(
     TintsAsAsked.truths = dict(zip(scenes.seeds, scenes.truths, strict=True))
     monkeypatch.setattr(evaluation, "Bench", TintsAsAsked)
     monkeypatch.setattr(evaluation, "_row_makers", lambda *_: {})  # they ask a pipeline
-    pipeline: Any = None
+    pipeline: Any = SimpleNamespace(controlnet="a FIM")
     judge = Judge.from_pretrained(JUDGE)
     record = evaluation.evaluate(
         pipeline,

@@ -101,6 +101,7 @@ def test_record_and_card(tiny_run: Path, demo_shards: Path, tmp_path: Path):
         record["base"]["sha256"],
         record["data_manifest_sha256"],
         "five channel",
+        'blend="detail", blend_k=0.25',
         "birefnet-general MIT, bria-rmbg CC BY-NC 4.0",
     ):
         assert stated in card
@@ -205,6 +206,30 @@ def test_what_is_in_the_way(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.
     export(tiny_run, out, overwrite=True)
     assert (out / "model_index.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_base_is_no_export_that_may_be_replaced(
+    tiny_run: Path, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base = Path(shutil.copytree(tiny_base_folder, tmp_path / "base"))
+    with pytest.raises(InputError, match="holds something else"):
+        export(tiny_run, base, overwrite=True)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"--out \. is no folder's name"):
+        export(tiny_run, Path("."))
+
+
+def test_a_checkpoint_of_a_run_of_the_same_networks_is_refused(tiny_run: Path, tmp_path: Path):
+    """Its weights would go out under the other run's configuration and figures."""
+    run = copy_of(tiny_run, tmp_path)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"run_id": "other-1234"}))
+    newest = checkpoints(tiny_run / "checkpoints")[0]
+    with pytest.raises(InputError, match=f"is of the run {record['run_id']}, not of other-1234"):
+        export(run, tmp_path / "out", checkpoint=newest)
+    (run / "run.json").unlink()
+    assert load_trained(run, newest).step == 3
 
 
 def fail(*_args: Any, **_options: Any) -> str:

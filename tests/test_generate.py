@@ -1,6 +1,10 @@
 """`anyscene generate`: images, their manifest, and going on after a crash."""
 
+import errno
 import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,8 @@ from anyscene.cli import main
 from anyscene.compositing.blending import eroded_mask
 from anyscene.compositing.compose import read_canvas
 from anyscene.errors import InputError
-from anyscene.files import sha256_of
-from anyscene.generate import generate
+from anyscene.files import sha256_of, sole_use
+from anyscene.generate import LOCK, generate
 from anyscene.manifest import GenerationLine, read_generation_manifest
 from anyscene.remake import remake
 from anyscene.scene_list import GenerateSettings, Scene
@@ -144,6 +148,62 @@ def test_goes_on_after_a_crash(tiny_export: Path, canvas: Path, tmp_path: Path):
     assert again <= made
     assert manifest.read_bytes().startswith(data[: data.rindex(b"\n", 0, -1) + 1])
     assert len(read_generation_manifest(manifest)) == 4
+
+
+def test_one_process_at_a_time_works_in_a_folder(
+    tiny_export: Path, canvas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Another one, of another micro-batch, would give the same names to files of other last bits
+    than the lines say. It waits, and then finds all there."""
+    out, scenes = tmp_path / "out", [Scene("dog", PROMPTS[:2], canvas)]
+    lines = generate(str(tiny_export), scenes, GenerateSettings(micro_batch=2), out)
+    manifest = (out / "manifest.jsonl").read_bytes()
+    (out / "manifest.jsonl").unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with sole_use(out / LOCK):
+            other = GenerateSettings(micro_batch=1)
+            waiting = pool.submit(generate, str(tiny_export), scenes, other, out)
+            while "another process works in it" not in capsys.readouterr().out:
+                assert not waiting.done()
+                time.sleep(0.05)
+            (out / "manifest.jsonl").write_bytes(manifest)
+        assert waiting.result() == lines
+    assert (out / "manifest.jsonl").read_bytes() == manifest
+
+
+def test_elements_that_leave_nothing_are_refused(tiny_export: Path, tmp_path: Path):
+    """Of such an image `--again` could not read the canvas."""
+    faint = Image.new("RGBA", (32, 32), (200, 0, 0, 100))
+    faint.save(tmp_path / "faint.png")
+    corner = Image.new("RGBA", (32, 32), (200, 0, 0, 0))
+    corner.putpixel((0, 0), (200, 0, 0, 255))
+    corner.save(tmp_path / "corner.png")
+    for element in ("faint.png@0.5,0.5,0.5", "corner.png@0.1,0.1,0.5"):  # its pixel is clipped
+        scene = Scene("dog", PROMPTS[:1], elements=(f"{tmp_path}/{element}",))
+        with pytest.raises(InputError, match="elements of scene dog leave no foreground"):
+            generate(str(tiny_export), [scene], GenerateSettings(), tmp_path / "out")
+    assert not list(tmp_path.rglob("manifest.jsonl"))
+
+
+def test_a_full_disk_takes_one_line_that_names_the_file(
+    tiny_export: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Where the disk says so only when the data shall be on it."""
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    out = tmp_path / "out"
+    arguments = ["generate", str(tiny_export), "--prompt", "x", "--steps", "1", "--out", str(out)]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"anyscene: {out}/raw/text-0-")
+    assert told.endswith(".png: No space left on device\n")
+    assert not [path for path in out.rglob("*") if path.is_file() and path.name != LOCK]
 
 
 def test_other_settings_do_not_overwrite(tiny_export: Path, canvas: Path, tmp_path: Path):

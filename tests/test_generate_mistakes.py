@@ -48,7 +48,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
         ),
         (["MODEL", "--prompt", "x", "--seed", "-1"], "seed=-1 of scene text must be at least 0"),
         (["MODEL", "--prompt", "x", "--micro-batch", "0"], "--micro-batch 0 must be greater"),
+        (["MODEL", "--prompt", "x", "--steps", "1001"], "num_inference_steps=1001 cannot be used:"),
         (["--again", "gone.jsonl"], "no manifest gone.jsonl"),
+        (["--again", "x.jsonl", "--prompt", "x"], "--prompt cannot go with --again"),
+        (
+            ["--again", "x.jsonl", "--steps", "3"],
+            "--steps cannot go with --again: the manifest says",
+        ),
         (["MODEL", "--prompt", "x", "--canvas", "OPAQUE"], "has no alpha channel"),
         (["MODEL", "--prompt", "x", "--canvas", "TEXT"], "cannot be read as an image"),
         (["MODEL", "--prompt", "x", "--element", "C@1,1"], "must be FILE@X,Y,HEIGHT"),

@@ -72,7 +72,10 @@ def test_figures_are_scaled_rounded_and_have_their_intervals(page):
     assert page.rows["real scenes"][1] == "0.90"
     assert page.rows["FIM off"][1] == "0.09"
     assert page.rows["a <script> row"][3] == "\N{MINUS SIGN}0.02"
-    assert page.says("64 validation scenes. Small figures: 95 % intervals. Said by the evaluation.")
+    assert page.says(
+        "64 validation scenes. The model of step 1,200. Small figures: 95 % intervals."
+    )
+    assert page.says("Said by the evaluation.")
     assert page.says("not comparable to any published FID")
 
 
@@ -156,11 +159,31 @@ def test_the_same_content_gives_the_same_bytes(html, run_folder):
 def test_without_an_evaluation_the_last_validation_is_shown(own_run):
     (own_run / "evaluation.json").unlink()
     page = page_of(own_run)
-    assert page.says(f"not computed: run anyscene evaluate {own_run}")
+    assert page.says(f"not computed: run anyscene export {own_run} --out {own_run}/export")
+    assert page.says(f"anyscene evaluate {own_run}/export --shards SHARDS --judge JUDGE --out")
     before = page.rows["validation at step 200, before blending"]
     assert before[:2] == ["16.0", "0.62"]
     assert page.rows["validation at step 200, after blending"][:2] == ["40.3", MISSING]
     assert not page.says("Controls")
+
+
+def test_a_figure_that_the_last_validation_lacks_is_not_of_an_earlier_one(own_run):
+    """As where no generated image has a shadow; or a stop came between the images and the loss."""
+    (own_run / "evaluation.json").unlink()
+    with (own_run / "metrics.csv").open("a") as file:
+        file.write("300,val/psnr_in_mask,18.5\n400,val/loss,0.4\n")
+    rows = page_of(own_run).rows
+    assert rows["validation at step 300, before blending"][:2] == ["18.5", MISSING]
+    assert not [name for name in rows if "after blending" in name]
+
+
+def test_figures_that_are_no_numbers_are_told_in_one_line(own_run, capsys):
+    with (own_run / "metrics.csv").open("a") as file:
+        file.write("21O,train/loss,0.5\n220,train/loss,0.4\n")
+    assert main(["report", str(own_run)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "metrics.csv is damaged: invalid literal for int() with base 10: '21O'" in error
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "run.json", "metrics.csv"])

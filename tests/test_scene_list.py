@@ -48,6 +48,10 @@ def test_scene_list(tiny_export: Path, canvas: Path, tmp_path: Path, suffix: str
         ("- {prompt: x, elements: [a.png@0.1,0.2,0.3]}", r'in YAML quoted: \["dog.png@0.6'),
         ("prompt: x", "must be a list"),
         ("[", "is not YAML"),
+        ("- prompt: 2024-13-45", "is not YAML: month must be in 1..12"),
+        ("- {prompt: x, seed: yes}", "seed must be a whole number"),
+        ("- {prompt: x, scene_id: [a]}", r"scene_id must be a text, not \["),
+        ("- prompt: x\n  prompt: y", "line 2 of .* has 'prompt' a second time"),
     ],
 )
 def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
@@ -55,6 +59,51 @@ def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_scene_list(path)
+
+
+def test_a_scene_list_in_another_encoding_is_refused(tmp_path: Path):
+    path = tmp_path / "scenes.yaml"
+    path.write_bytes("- prompt: café".encode("latin-1"))
+    with pytest.raises(InputError, match=r"is not YAML: unacceptable character .* position 13"):
+        read_scene_list(path)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_mistake_in_the_last_json_line_is_not_left_out(tmp_path: Path, end: str):
+    """Of a manifest it is: a torn line there was written by a process that died."""
+    path = tmp_path / "scenes.jsonl"
+    path.write_text('{"prompt": "x"}\n\n{"prompt": "y" "seed": 3}' + end)
+    with pytest.raises(InputError, match=r"line 3 of .* is no JSON: Expecting ',' delimiter"):
+        read_scene_list(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('{"prompt": "x", "seed": true}', "seed must be a whole number"),
+        ('{"prompt": "x", "scene_id": null}', "scene_id must be a text, not null"),
+        ('["x"]', "entry 1 .* must have keys"),
+    ],
+)
+def test_bad_json_lines(tmp_path: Path, entry: str, message: str):
+    path = tmp_path / "scenes.jsonl"
+    path.write_text(entry)
+    with pytest.raises(InputError, match=message):
+        read_scene_list(path)
+
+
+@pytest.mark.parametrize("written", ["010", "1.10", "1e3", "no", "null", "2024-01-02", "0x1f", "7"])
+def test_a_scene_id_is_what_is_written(tmp_path: Path, written: str):
+    """YAML takes 010 for 8, 1.10 for 1.1 and no for false."""
+    path = tmp_path / "scenes.yaml"
+    path.write_text(f"- {{scene_id: {written}, prompt: x}}\n- prompt: y\n")
+    assert [scene.scene_id for scene in read_scene_list(path)] == [written, "scene0002"]
+
+
+def test_a_seed_is_decimal(tmp_path: Path):
+    path = tmp_path / "scenes.yaml"
+    path.write_text("- {seed: 010, prompt: x}\n- {seed: 12, prompt: y}\n")
+    assert [scene.seed for scene in read_scene_list(path)] == [10, 12]
 
 
 def test_a_prompt_that_is_not_read_to_its_end(

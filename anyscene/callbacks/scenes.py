@@ -1,5 +1,6 @@
 """Generated validation scenes: metrics on all ranks, and a grid of the first ones."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,6 +126,14 @@ class ValidationScenes(Callback):
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         return sorted(rows, key=lambda row: row[0])
+
+
+def forget_samples(folder: Path, step: int) -> None:
+    """Remove the samples of the steps after `step`, which a restart does anew, as it does with
+    their figures: they are of settings that may be others now, and at steps that may get none."""
+    for own in folder.glob("step-*"):
+        if own.name > f"step-{step:08d}":
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def reasons(missing: dict[str, str]) -> str:

@@ -1,10 +1,13 @@
 """`anyscene generate` and `evaluate`: what is done with an export."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from anyscene.config import Blend
 from anyscene.errors import InputError
+
+GO_WITH_AGAIN = ("again", "model", "out", "device")
 
 
 def add_generate(commands: argparse._SubParsersAction) -> None:
@@ -43,7 +46,7 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     how.add_argument("--micro-batch", type=int, help="images a call; default: as asked, at most 8")
     how.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     how.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
-    generate.set_defaults(command=_generate)
+    generate.set_defaults(command=partial(_generate, generate.parse_args([])))
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -60,9 +63,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.set_defaults(command=_evaluate)
 
 
-def _generate(options: argparse.Namespace) -> int:
+def _generate(defaults: argparse.Namespace, options: argparse.Namespace) -> int:
     if options.again is not None:
-        return _generate_again(options)
+        return _generate_again(defaults, options)
     from anyscene.scene_list import check_request, request
 
     model, scenes, settings, out = request(options)
@@ -77,21 +80,28 @@ def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _generate_again(options: argparse.Namespace) -> int:
+def _generate_again(defaults: argparse.Namespace, options: argparse.Namespace) -> int:
     from anyscene.manifest import read_generation_manifest
 
-    lines = read_generation_manifest(options.again)
+    for name, default in vars(defaults).items():
+        if name not in GO_WITH_AGAIN and getattr(options, name) != default:
+            raise InputError(
+                f"--{name.replace('_', '-')} cannot go with --again: the manifest says how its "
+                "images were made"
+            )
+    read_generation_manifest(options.again)
     from anyscene.quiet import quiet_libraries
 
     quiet_libraries()
     from anyscene.remake import remake
 
-    results = remake(options.again, options.out, options.model)
+    device = None if options.device == defaults.device else options.device
+    results = remake(options.again, options.out, options.model, device)
     for result in results:
         if not result.equal:
             print(result.report)
     equal = sum(result.equal for result in results)
-    print(f"{equal} of {len(lines)} images are equal bit for bit")
+    print(f"{equal} of {len(results)} images are equal bit for bit")
     return 0 if equal == len(results) else 1
 
 
@@ -120,6 +130,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         sample=sampling(GenerateSettings(), record),
         samples=options.samples,
         controls=options.controls,
+        step=None if record is None else record["step"],
     )
     print(f"figures: {options.out}")
     return 0

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins import Precision
 from tiny import tiny_config
 from training import save_tiny_judge
 
-from anyscene.callbacks.scenes import ValidationScenes, load_judge, score_batch
+from anyscene.callbacks.scenes import ValidationScenes, forget_samples, load_judge, score_batch
 from anyscene.config import MetricsConfig
 from anyscene.data.datamodule import SceneDataModule
 from anyscene.metrics.build import build_metric_set
@@ -51,6 +51,15 @@ def validate(callback: ValidationScenes, module: SceneModule, batches: list, mon
         callback.on_validation_batch_end(trainer, module, None, batch, number)
     callback.on_validation_epoch_end(trainer, module)
     return recorded
+
+
+def test_samples_of_steps_that_are_done_anew_go(tmp_path):
+    """At other steps than before, a report and an export would take them for this run's."""
+    for step in (5, 7, 10, 100000000):
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / "grid.png").touch()
+    forget_samples(tmp_path, 7)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000005", "step-00000007"]
 
 
 def test_figures_are_those_of_the_sampled_scenes(module, batches, tmp_path, monkeypatch):
