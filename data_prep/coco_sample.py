@@ -87,6 +87,14 @@ class Placed:
     quality: float
 
 
+@dataclass(frozen=True)
+class PlacedGroup:
+    """A group in the crop, and what it covers as one: no seam where its instances meet."""
+
+    instances: list[Placed]
+    coverage: Coverage
+
+
 def make_sample(
     settings: Settings, record: ImageRecord, read_scene: Callable[[int], NDArray[np.uint8]]
 ) -> Outcome:
@@ -122,7 +130,8 @@ def _sample(
         raise RejectedError("no acceptable group")
     framing, corner = choice.framing, choice.window.draw(random)
     scene = _read(record, framing, corner, read_scene)
-    placed = _place(choice, scene, corner, settings.min_mask_quality, rejected)
+    taken = _place(choice, scene, corner, settings.min_mask_quality, rejected)
+    placed = [instance for group in taken for instance in group.instances]
     if len(placed) > MOST_ELEMENTS:
         raise RejectedError(f"more than {MOST_ELEMENTS} elements")
     coverages = [entry.coverage for entry in placed]
@@ -136,7 +145,7 @@ def _sample(
     ]
     lossless = record.file_name.lower().endswith(".png") or _is_small(framing.bucket)
     meta = _meta(settings, record, framing, corner, elements)
-    mask = soften(union(coverages, framing.bucket), settings.soften)
+    mask = soften(union([group.coverage for group in taken], framing.bucket), settings.soften)
     members = {
         "scene.png" if lossless else "scene.jpg": encode_scene(scene, lossless=lossless),
         "mask.png": encode_mask(mask),
@@ -192,9 +201,9 @@ def _place(
     corner: tuple[int, int],
     least_quality: float,
     rejected: Counter[str],
-) -> list[Placed]:
-    """The instances of the groups whose masks are good enough."""
-    placed: list[Placed] = []
+) -> list[PlacedGroup]:
+    """The groups whose masks are good enough."""
+    placed: list[PlacedGroup] = []
     for group in choice.groups:
         members = []
         for instance in group.instances:
@@ -202,8 +211,11 @@ def _place(
             members.append(Placed(instance, coverage, mask_quality(scene, coverage)))
         if min(member.quality for member in members) < least_quality:
             rejected[LOW_QUALITY] += 1
+        elif len(members) == 1:
+            placed.append(PlacedGroup(members, members[0].coverage))
         else:
-            placed += members
+            together = choice.framing.cover(group.inside, group.box, corner)
+            placed.append(PlacedGroup(members, together))
     if not placed:
         raise RejectedError("no acceptable group")
     return placed

@@ -43,12 +43,17 @@ class Group:
         return functools.reduce(Box.union, [instance.box for instance in self.instances])
 
     @cached_property
-    def area(self) -> int:
-        """Pixels in any of them."""
+    def inside(self) -> NDArray[np.uint8]:
+        """The union of their masks in the box around all, 0 or 1."""
         union = np.zeros((self.box.bottom - self.box.top, self.box.right - self.box.left), np.uint8)
         for instance in self.instances:
             instance.box.within(self.box).cut(union)[:] |= instance.runs.inside
-        return cv2.countNonZero(union)
+        return union
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels in any of them."""
+        return cv2.countNonZero(self.inside)
 
 
 def decode_instances(annotations: Sequence[Annotation], height: int, width: int) -> list[Instance]:
