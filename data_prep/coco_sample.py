@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,9 +53,9 @@ class Settings:
             )
         if self.seed < 0:
             raise InputError(f"seed={self.seed} must not be negative")
-        if self.soften < 0:
+        if not 0 <= self.soften < math.inf:
             raise InputError(
-                f"soften={self.soften} must not be negative; 0 leaves edges as they are"
+                f"soften={self.soften} must be finite and not negative; 0 leaves edges as they are"
             )
         if not 0 <= self.min_area_share < self.max_area_share <= 1:
             raise InputError(
@@ -63,8 +64,10 @@ class Settings:
             )
         if any(length < 1 for bucket in self.buckets for length in bucket):
             raise InputError(f"buckets={self.buckets} must have sides of at least 1 pixel")
-        if self.min_scale < 0:
-            raise InputError(f"min_scale={self.min_scale} must not be negative; 0 takes any image")
+        if not 0 <= self.min_scale < math.inf:
+            raise InputError(
+                f"min_scale={self.min_scale} must be finite and not negative; 0 takes any image"
+            )
         if not 0 <= self.min_mask_quality <= 1:
             raise InputError(
                 f"min_mask_quality={self.min_mask_quality} must be from 0, which takes any, to 1"

@@ -84,9 +84,10 @@ def read_mask(segmentation: Any, height: int, width: int) -> Runs:
 def _read_polygons(polygons: list[Any], height: int, width: int) -> Runs:
     reach = 2 * (height + width)
     for polygon in polygons:
-        if np.ndim(polygon) != 1 or len(polygon) % 2:
+        corners = np.asarray(polygon)
+        if corners.ndim != 1 or len(corners) % 2 or corners.dtype.kind not in "if":
             raise ValueError("a polygon is not a list of x and y")
-        if not np.all(np.abs(polygon) < reach):  # pycocotools dies on huge values
+        if not np.all(np.abs(corners) < reach):  # pycocotools dies on huge values
             raise ValueError("a polygon lies far outside the image")
     # fewer than three corners have no area, and pycocotools would take two for a box
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]
