@@ -3,10 +3,12 @@
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anyscene.errors import InputError
 
 EXTRA = ("choix", "krippendorff", "pandas", "starlette", "statsmodels", "uvicorn")
+LAST_PORT = 65_535
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -24,7 +26,9 @@ def add_study(commands: argparse._SubParsersAction) -> None:
         help="manifest.jsonl, once for each method; without NAME= as the manifest calls it",
     )
     create.add_argument("--out", type=Path, required=True, help="folder of the study")
-    create.add_argument("--url", default=DEFAULT_URL, help="address that private links begin with")
+    create.add_argument(
+        "--url", type=_url, default=DEFAULT_URL, help="address that private links begin with"
+    )
     create.add_argument("--dry-run", action="store_true", help="only say what it would ask for")
     create.add_argument("--overwrite", action="store_true", help="replace a study without answers")
     create.set_defaults(command=_create)
@@ -32,8 +36,8 @@ def add_study(commands: argparse._SubParsersAction) -> None:
     serve = kinds.add_parser("serve", help="let annotators answer in their browsers")
     serve.add_argument("study", type=Path, metavar="DIR", help="folder of a study")
     serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0: every network of this machine")
-    serve.add_argument("--port", type=int, default=8000)
-    serve.add_argument("--url", help="address that annotators see, behind a proxy, say")
+    serve.add_argument("--port", type=_port, default=8000)
+    serve.add_argument("--url", type=_url, help="address that annotators see, behind a proxy, say")
     serve.set_defaults(command=_serve)
 
     report = kinds.add_parser("report", help="tables, intervals, tests and plots of the answers")
@@ -94,6 +98,24 @@ def _named_file(text: str) -> tuple[str | None, Path]:
     """`NAME=FILE`, or a file without a name."""
     name, equals, path = text.partition("=")
     return (name, Path(path)) if equals and "/" not in name else (None, Path(text))
+
+
+def _url(text: str) -> str:
+    """An address that a study can be under: with a host name of its own, for pages name no path."""
+    parts = urlsplit(text)
+    extra = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.netloc or extra:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be http:// or https:// and a host name, without a path"
+        )
+    return text
+
+
+def _port(text: str) -> int:
+    """0: any that is free."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to {LAST_PORT}")
+    return int(text)
 
 
 def _check_extra() -> None:

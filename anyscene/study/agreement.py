@@ -20,7 +20,8 @@ def alphas(ratings: pd.DataFrame) -> pd.DataFrame:
     for criterion, own in by_criterion(ratings):
         table = own.pivot(index="annotator", columns="item", values="value")
         shared = table.loc[:, table.notna().sum() >= 2]
-        row = {"criterion": criterion, "people": len(table), "items": shared.shape[1]}
+        people = int(shared.notna().any(axis=1).sum())  # who share an item with somebody
+        row = {"criterion": criterion, "people": people, "items": shared.shape[1]}
         rows.append(row | _alpha(shared.to_numpy(float)))
     return pd.DataFrame(rows)
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from anyscene.errors import InputError
+from anyscene.files import part_of
 from anyscene.study.examples import DrawnExample, draw_examples
 from anyscene.study.images import (
     equalise_sizes,
@@ -40,9 +42,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         return
     if not (out / FILE_NAME).is_file():
         raise InputError(f"{out} is there already and holds no study; name another folder")
-    store = Store(out)
-    answered = sum(own.answered for own in store.progress())
-    store.close()
+    with closing(Store(out)) as store:
+        answered = store.answered()
     if answered:
         raise InputError(f"{out} holds a study with {answered} answered items; name another folder")
     if not overwrite:
@@ -59,10 +60,12 @@ def create_study(plan: Plan, out: Path, *, url: str, protocol_folder: Path) -> P
         protocol_folder: what the paths of the protocol's examples are relative to.
 
     Raises:
-        InputError: an image file that is missing or of the wrong size.
+        InputError: an image file that is missing or of the wrong size; an old study that got
+            answers meanwhile.
         DamageError: an image file that cannot be read or has another checksum.
     """
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    out = out.resolve()  # `.` has no name, and a link is not to be replaced
+    part = part_of(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part.mkdir(mode=0o700)
     try:
@@ -82,11 +85,21 @@ def create_study(plan: Plan, out: Path, *, url: str, protocol_folder: Path) -> P
         )
         Store.create(part, protocol, contents).close()
         _write_links(part / LINKS, tokens, url)
-        shutil.rmtree(out, ignore_errors=True)
+        _remove_old(out)
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out / LINKS
+
+
+def _remove_old(out: Path) -> None:
+    """A study without answers, also not of the time since `check_out`, or an empty folder."""
+    if (out / FILE_NAME).is_file():
+        with closing(Store(out)) as store:
+            answered = store.retire()
+        if answered:
+            raise InputError(f"{out} has {answered} answered items by now; name another folder")
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def _write_pictures(plan: Plan, folder: Path) -> list[Picture]:

@@ -158,7 +158,7 @@ def swap_p_value(
     swapped for whole people, and again for whole foregrounds. With full cells each test is exact
     for the other side as it is; the statistic is divided by the standard error of
     `crossed_interval`, which counts both, so that each about holds for both (Chung and Romano,
-    Annals of Statistics 41, 2013). The larger p counts. It cannot be below 2 / 2^people.
+    Annals of Statistics 41, 2013). The larger p counts. It cannot be below `least_p`.
     Arguments as above.
     """
     cells = _pseudo_values(value, contributions)
@@ -166,6 +166,11 @@ def swap_p_value(
     if missing:
         return np.nan, missing
     return max(_swap_rows(cells, rng, resamples), _swap_rows(cells.T, rng, resamples)), ""
+
+
+def least_p(people: int, foregrounds: int) -> float:
+    """The smallest p there can be: of all swaps one and its opposite are as clear as what was."""
+    return 2 / 2 ** min(people, foregrounds)
 
 
 def _pseudo_values(value: float, contributions: Floats) -> Floats:

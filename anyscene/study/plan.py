@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from math import isfinite
+from math import ceil, isfinite, isnan, log2
 
 import numpy as np
 
@@ -101,14 +101,10 @@ def plan_study(protocol: Protocol, methods: tuple[str, ...], cells: list[Cell]) 
 
 def describe(plan: Plan) -> str:
     """What the study asks of people and what it can find, in a few lines."""
-    from anyscene.study.power import detectable_difference
-
     protocol = plan.protocol
     images, items = len(plan.cells) * len(plan.methods), protocol.items(len(plan.methods))
     counts = [len(order) for order in plan.orders]
     minutes = [count * protocol.seconds_per_item / 60 for count in counts]
-    difference = detectable_difference(protocol, len(plan.methods), protocol.seed)
-    unit = "points of the scale" if protocol.kind == "rating" else "in the share of preferences"
     lines = (
         f"{protocol.kind} study {protocol.name!r}: {', '.join(plan.methods)}",
         f"{images:,} images; {items:,} items, each for {protocol.ratings_per_image} of "
@@ -117,12 +113,32 @@ def describe(plan: Plan) -> str:
         f"with {protocol.attention_checks} checks and {protocol.repeats} repeats a person",
         f"{_span(counts, 'd')} items a person: {_span(minutes, '.0f')} minutes at "
         f"{protocol.seconds_per_item:g} s an item, {sum(minutes) / 60:.1f} hours in all",
-        f"a difference of {difference:.2f} {unit} between two methods is found in 80 % of such "
-        "studies (simulated, with assumed spreads of opinion)"
-        if isfinite(difference)
-        else "too small a study for intervals: ask more people, about more foregrounds",
+        _power(protocol, len(plan.methods)),
     )
     return "\n".join(lines)
+
+
+def _power(protocol: Protocol, methods: int) -> str:
+    """What the study can find, or why nothing."""
+    from anyscene.study.power import SIGNIFICANT, detectable_difference, least_corrected_p
+
+    difference = detectable_difference(protocol, methods, protocol.seed)
+    if isfinite(difference):
+        unit = "points of the scale" if protocol.kind == "rating" else "in the share of preferences"
+        return (
+            f"a difference of {difference:.2f} {unit} between two methods is found in 80 % of such "
+            "studies (simulated, with assumed spreads of opinion)"
+        )
+    if isnan(difference):
+        return "too small a study for intervals: ask more people, about more foregrounds"
+    least = least_corrected_p(protocol, methods)
+    if least <= SIGNIFICANT:
+        return "too small a study: no difference of two methods is found in 80 % of such studies"
+    needed = ceil(log2(least / SIGNIFICANT)) + min(protocol.annotators, protocol.foregrounds)
+    return (
+        f"too small a study to find a difference of two methods: no corrected p can be below "
+        f"{min(least, 1):.2g}; have at least {needed} people and {needed} foregrounds"
+    )
 
 
 def _span(values: Sequence[float], form: str) -> str:

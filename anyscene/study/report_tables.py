@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from anyscene.study.analysis import Analysis
+from anyscene.study.model import least_p
 from anyscene.study.protocol import Protocol
 
 Cell = tuple[str, str]
@@ -73,15 +74,17 @@ def comparison_table(analysis: Analysis, protocol: Protocol) -> Table:
         tested = row["p_missing"] or f"p {_p(row['p'])}, corrected {_p(row['p_holm'])}"
         cells = rows.setdefault((row["first"], row["second"]), {})
         cells[row["criterion"]] = value, f"{small}; {tested}"
-    people = max(analysis.methods["people"])
-    family, least = len(rows), 2 / 2**people
+    family = len(rows)
+    people, foregrounds = (int(max(analysis.methods[key])) for key in ("people", "foregrounds"))
+    least = least_p(people, foregrounds)
     remark = (
         f"With 95 % intervals; p of swapping labels, corrected by Holm for the {family} "
         "comparisons of a criterion."
     )
-    if least >= LEAST_P:
+    if least >= LEAST_P and family:
+        few = f"{people} people" if people <= foregrounds else f"{foregrounds} foregrounds"
         remark += (
-            f" With {people} people no p can be below {_p(least)}, nor the smallest corrected one "
+            f" With {few} no p can be below {_p(least)}, nor the smallest corrected one "
             f"below {_p(least * family)}."
         )
     return Table(

@@ -4,7 +4,7 @@ Who opens a private link gets its token as a cookie; the data base has the token
 else that an annotator may ask for is found through that cookie; no route takes a path.
 """
 
-import os
+import errno
 import socket
 from importlib.resources import files
 from pathlib import Path
@@ -218,8 +218,9 @@ def serve(folder: Path, host: str, port: int, url: str | None) -> None:
     try:
         listener = socket.create_server((host, port), backlog=512)
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise InputError(f"cannot listen on {host}:{port} ({reason}); give --port") from None
+        reason = str(error.strerror).partition(" (while ")[0]  # `create_server` adds the address
+        fix = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise InputError(f"cannot listen on {host}:{port} ({reason}); give {fix}") from None
     # asyncio does so only on sockets that name their protocol; without it some answers wait 40 ms
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener:

@@ -4,7 +4,7 @@ The spreads are assumed, not measured. They serve tests, the demo and the power 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
@@ -84,13 +84,13 @@ class Design:
     @classmethod
     def of_protocol(cls, protocol: Protocol, methods: int, rng: Generator) -> "Design":
         """What a study asks, without checks and repeats, dealt as `create` deals it."""
+        protocol = replace(protocol, attention_checks=0, repeats=0)
         sides = 1 if protocol.kind == "rating" else 2
         treatments = np.array(list(combinations(range(methods), sides)))
         shown = [
             (person, showing.cell, showing.treatment)
             for person, order in enumerate(assign(protocol, len(treatments), rng))
             for showing in order
-            if showing.check is None and not showing.repeat
         ]
         person, cell, treatment = (np.tile(column, (sides, 1)) for column in np.transpose(shown))
         method = treatments[treatment[0]].T

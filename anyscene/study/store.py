@@ -91,6 +91,21 @@ class Store:
         """Let the data base go; nothing is lost without it."""
         self._connection.close()
 
+    def answered(self) -> int:
+        """How many tasks have an answer."""
+        return self._rows("SELECT count(DISTINCT task) FROM submissions")[0][0]
+
+    def retire(self) -> int:
+        """Forget all tasks and people, so that a server which has it open takes no answer any more.
+
+        Returns how many tasks have an answer; if there is one, nothing is forgotten.
+        """
+        with self._transaction():
+            answered = self.answered()
+            for table in () if answered else ("tasks", "pictures", "people"):
+                self._connection.execute(f"DELETE FROM {table}")
+        return answered
+
     def annotator_of(self, token: str) -> str | None:
         """Whose private link has this token."""
         rows = self._rows("SELECT name FROM people WHERE token_sha256 = ?", token_sha256(token))
@@ -210,7 +225,8 @@ class Store:
             try:
                 yield
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # if the disk is full, SQLite rolled back
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 

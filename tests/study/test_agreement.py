@@ -33,6 +33,12 @@ def test_alpha_is_the_published_one():
     assert (row["people"], row["items"]) == (4, 11)  # the twelfth unit has one value
 
 
+def test_alpha_counts_the_people_who_share_an_item_with_somebody():
+    """In an unfinished study some do not."""
+    (row,) = alphas(ratings(((1, 2, None), (1, 3, None), (None, None, 2)))).to_dict("records")
+    assert (row["people"], row["items"]) == (2, 2)
+
+
 def test_alpha_of_each_criterion_is_its_own():
     both = pd.concat([ratings(OBSERVERS), ratings(((1, 2, 3), (3, 2, 1)), "harmony")])
     found = alphas(both).set_index("criterion")["alpha"]

@@ -98,6 +98,22 @@ def test_the_two_sides_of_a_pair_are_balanced(design):
     assert not any(showing.swapped for order in rated for showing in order)
 
 
+@pytest.mark.parametrize("people", [4, 5])
+def test_over_people_whose_pairs_are_of_odd_number_sides_are_balanced_too(people):
+    """The odd one is not on the same side for everybody."""
+    protocol = replace(
+        PROTOCOL, kind="pairwise", foregrounds=5, prompts=1, sets=1, annotators=people,
+        ratings_per_image=people, repeats=0,
+    )  # fmt: skip
+    for seed in range(5):
+        orders = assign(protocol, 3, np.random.default_rng(seed))
+        shown = [showing for order in orders for showing in first_time(order)]
+        for treatment in range(3):
+            swapped = [showing.swapped for showing in shown if showing.treatment == treatment]
+            assert len(swapped) == 5 * people
+            assert abs(2 * sum(swapped) - len(swapped)) <= 1
+
+
 @settings(max_examples=120, deadline=None)
 @given(designs())
 def test_repeats_and_checks_come_as_often_as_wanted_and_late_enough(design):
@@ -119,6 +135,15 @@ def test_repeats_and_checks_come_as_often_as_wanted_and_late_enough(design):
                 assert place - first >= (len(items) - protocol.repeats) / 8
                 if protocol.kind == "pairwise":
                     assert showing.swapped != items[first].swapped
+
+
+def test_repeats_are_of_each_method_equally_often_for_a_person_and_over_people():
+    protocol = replace(PROTOCOL, foregrounds=12, sets=4, annotators=4, repeats=6)
+    orders = assign(protocol, 4, np.random.default_rng(0))
+    again = [[one.treatment for one in order if one.repeat] for order in orders]
+    for own in again:
+        assert spread(Counter(own), range(4)) == 1  # 2, 2, 1, 1
+    assert spread(Counter(treatment for own in again for treatment in own), range(4)) == 0
 
 
 def test_images_of_one_foreground_and_prompt_stand_far_apart():

@@ -107,6 +107,7 @@ def test_interval_does_not_depend_on_order_unit_or_which_side_people_are():
         (table(foregrounds=1), "ratings of one foreground only"),
         (np.where(np.eye(4, dtype=bool), 1.0, np.nan), "too few foregrounds"),
         (np.full((4, 5), 3.0), "the ratings do not vary"),
+        (3 + 1e-14 * table(4, 5), "the ratings do not vary"),  # but for rounding
     ],
 )
 def test_an_interval_that_cannot_be_says_why(cells, reason):

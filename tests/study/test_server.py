@@ -157,6 +157,15 @@ def test_serve_tells_what_it_cannot_do_in_one_line(
     assert f"cannot listen on 127.0.0.1:{taken_port} (Address already in use)" in (
         capsys.readouterr().err
     )
+    for host, reason in (("no host", "Name or service not known"), ("192.0.2.1", "Cannot assign")):
+        assert main(["study", "serve", str(study[0]), "--host", host]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"anyscene: cannot listen on {host}:8000 ({reason}")
+        assert told.endswith("); give --host\n")
+    for port in ("65536", "-1", "many"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["study", "serve", str(study[0]), "--port", port])
+        assert f"{port!r} must be a whole number from 0 to 65535" in capsys.readouterr().err
     assert main(["study", "serve", str(tmp_path), "--port", "0"]) == 2
     assert "holds no study" in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
 """Simulated raters have the means and habits that they are given."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -52,6 +52,19 @@ def test_each_part_of_an_opinion_has_its_deviation_and_is_shared_as_it_says():
         assert all(len(values) == 1 for values in groups.values())
         values = [value for (value,) in groups.values()]
         assert np.std(values) == pytest.approx(2, rel=0.25)
+
+
+def test_repeats_that_fit_a_study_are_not_too_many_for_two_of_its_methods():
+    """A person has 48 items of four methods, of which 24 may be repeated, and 24 of two."""
+    with_repeats, without = (replace(PROTOCOL, repeats=count) for count in (20, 0))
+    for kind in ("rating", "pairwise"):
+        design, plain = (
+            Design.of_protocol(replace(one, kind=kind), 2, np.random.default_rng(0))
+            for one in (with_repeats, without)
+        )
+        assert all(
+            np.array_equal(*own) for own in zip(astuple(design), astuple(plain), strict=True)
+        )
 
 
 def test_total_spread_is_that_of_independent_parts():

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as formula
+from scipy import stats
 from simulated import METHODS, PROTOCOL, TRUTH, simulated_frame
 
 from anyscene.study.ratings import counted, ratings_frame
@@ -84,6 +85,11 @@ def test_differences_are_of_the_means_and_tighter_than_unpaired_ones(found, mean
         assert row["high"] - row["difference"] == pytest.approx(row["difference"] - row["low"])
         unpaired.append(np.hypot(error[first], error[second]))
     assert found["standard_error"].mean() < 0.95 * np.mean(unpaired)
+
+
+def test_intervals_are_of_95_percent(found):
+    reach = stats.t.ppf(0.975, found["degrees_of_freedom"]) * found["standard_error"]
+    assert (found["high"] - found["difference"]).tolist() == pytest.approx(reach.tolist())
 
 
 def test_holms_correction_is_within_each_criterion(found):

@@ -72,8 +72,20 @@ def test_the_last_change_counts_and_changes_and_seconds_add_up(store: Store):
     assert store.task_at("a01", 0)[1] == submission(2, task.id, f"{1:032x}", value=4)
 
 
+def test_the_last_change_counts_although_the_clock_was_set_back(store: Store, monkeypatch):
+    task, clock = store.tasks("a01")[0], iter(["2024-05-05T10:00:00", "2024-05-05T09:00:00"])
+    monkeypatch.setattr("anyscene.study.store._now", lambda: next(clock))
+    store.submit("a01", submission(2, task.id, value=1))
+    store.submit("a01", submission(1, task.id, f"{2:032x}", value=4))
+    (answer,) = (one for one in store.answers() if one.criterion == "quality")
+    assert (answer.value, answer.submitted_at) == (4, "2024-05-05T09:00:00")
+    assert store.task_at("a01", 0)[1] == submission(1, task.id, f"{2:032x}", value=4)
+
+
 def test_a_change_of_something_changed_meanwhile_is_refused(store: Store):
     task = store.tasks("a01")[0]
+    with pytest.raises(Refused, match="another window"):
+        store.submit("a01", submission(3, task.id, replaces=f"{9:032x}"))
     store.submit("a01", submission(1, task.id))
     for late in (submission(2, task.id), submission(3, task.id, replaces=f"{9:032x}")):
         with pytest.raises(Refused, match="another window") as refused:
@@ -206,6 +218,24 @@ def test_writes_are_flushed_to_disk(store: Store):
     connection = store._connection
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # full
+
+
+def test_a_full_disk_is_told_as_such_and_once_there_is_room_nothing_is_missing(store: Store):
+    task, sent = store.tasks("a01")[0].id, []
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def change_and_change() -> None:
+        for number in range(10**4):
+            sent.append(submission(number, task, sent[-1].id if sent else None))
+            store.submit("a01", sent[-1])
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        change_and_change()
+    assert store.task_at("a01", 0)[1] == sent[-2]
+    store._connection.execute(f"PRAGMA max_page_count = {2 * pages}")
+    assert store.submit("a01", sent[-1])
+    assert store.task_at("a01", 0)[1] == sent[-1]
 
 
 def test_a_folder_that_is_no_study_is_told(tmp_path: Path):

@@ -8,16 +8,16 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from report_run import Page
-from simulated import METHODS, PROTOCOL, TRUTH, imageless_folder
+from simulated import METHODS, PROTOCOL, TRUTH, imageless_folder, simulated_frame
 
 from anyscene.cli import main
 from anyscene.errors import InputError
-from anyscene.study.analysis import Analysis, analyse_study
+from anyscene.study.analysis import Analysis, analyse, analyse_study
 from anyscene.study.demo import answer_all, submission
 from anyscene.study.protocol import Exclusion
 from anyscene.study.ratings import counted, ratings_frame
 from anyscene.study.report import write_study_report
-from anyscene.study.report_tables import MINUS, agreement_table
+from anyscene.study.report_tables import MINUS, agreement_table, comparison_table
 from anyscene.study.report_words import exclusion
 from anyscene.study.simulate import Raters
 from anyscene.study.statistics import differences, method_means
@@ -97,6 +97,16 @@ def test_differences_have_intervals_and_both_p(study, page):
     )
     assert page.says("With 8 people no p can be below 0.008, nor the smallest corrected one below")
     assert page.says("corrected by Holm for the 6 comparisons of a criterion")
+
+
+def test_few_foregrounds_too_bound_what_p_can_be():
+    """Labels are swapped for whole foregrounds as well, and the larger p counts."""
+    protocol = replace(PROTOCOL, foregrounds=5, sets=5, annotators=12, ratings_per_image=6)
+    analysis = analyse(simulated_frame(protocol), protocol)
+    assert min(analysis.comparisons["p"]) == 2 / 2**5
+    told = comparison_table(analysis, protocol).remark
+    assert "With 5 foregrounds no p can be below 0.062, nor the smallest corrected one" in told
+    assert told.endswith("below 0.375.")
 
 
 def test_the_excluded_are_named_with_the_reason_and_numbers_are_given_without_them(page, markdown):
