@@ -22,6 +22,7 @@ from anyscene.sharded_checkpoint import (
     join_shares,
     sha256_of_shares,
     share_name,
+    shares_of,
     tell_failure,
     wait_for_others,
     wait_for_shares,
@@ -78,20 +79,23 @@ class AtomicCheckpointIO(CheckpointIO):
                 write_checkpoint(checkpoint, path)
             else:
                 write_share(checkpoint, path, *self.share)
-        except (OSError, RuntimeError, DamageError) as error:  # torch raises the second
+        except Exception as error:  # whatever it is: nobody but `finish` can tell it
             self._give_up(path, error)
             return
         self.failure = None
         if self.share is not None and self.share[0] > 0:
             return
         note_progress()
-        self._remove_old(path)
+        try:
+            self._remove_old(path)
+        except OSError as error:
+            print(f"WARNING: {error}: old checkpoints stay until the next one", file=sys.stderr)
 
     def _give_up(self, path: Path, error: Exception) -> None:
         """Say what failed and where, to the user and to the first rank, and make room again."""
-        self.failure = str(error)
+        self.failure = str(error) or type(error).__name__
         if self.share is not None and not isinstance(error, DamageError):
-            self.failure = f"rank {self.share[0]} on {node_name()}: {error}"
+            self.failure = f"rank {self.share[0]} on {node_name()}: {self.failure}"
         print(
             f"WARNING: {path} could not be written ({self.failure}); the run goes on, and the "
             "checkpoint before is kept",
@@ -117,12 +121,11 @@ class AtomicCheckpointIO(CheckpointIO):
         remove_checkpoint(path)
 
     def _remove_old(self, newest: Path) -> None:
-        """All but the newest `keep` finished ones; and shares of earlier ones that came too late:
-        no rank writes these any more, for all have written the newest."""
+        """All but the newest `keep` finished ones; and of earlier ones shares that came too late
+        and files whose record a killed removal has taken: nobody writes these any more."""
         found = [saved for saved in checkpoints(newest.parent) if saved <= newest]
         finished = [path for path in found if is_finished(path)]
-        late = [path for path in found if path.is_dir() and path not in finished]
-        for old in [*finished[self.keep :], *late]:
+        for old in [*finished[self.keep :], *(set(found) - set(finished))]:
             remove_checkpoint(old)
 
     def finish(self) -> None:
@@ -212,8 +215,15 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raises `DamageError` unless the file, or that of each rank, has the size and checksum of its
-    record."""
+    """Raises `DamageError` unless the file, or that of each rank, can be read and has the size and
+    checksum of its record."""
+    try:
+        _check(path)
+    except OSError as error:  # of a disk's bad block, say
+        raise DamageError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _check(path: Path) -> None:
     record = path.with_suffix(".json")
     stated = checkpoint_record(path)
     if "shares" in stated:
@@ -251,11 +261,6 @@ def read_checkpoint(
 def read_first_share(path: Path) -> dict[str, Any]:
     """The same, but of a checkpoint in shares only the first rank's: all that is not tensors."""
     return _map(shares_of(path)[0] if path.is_dir() else path)
-
-
-def shares_of(folder: Path) -> list[Path]:
-    """The files of a checkpoint in shares, in the order of ranks."""
-    return [folder / name for name in checkpoint_record(folder)["shares"]]
 
 
 def _map(path: Path) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class TrainConfig:
     """Seed of everything: weights, data order, noise, prompts, augmentation."""
     resume: str = "auto"
     """`auto`: go on from the run folder's last checkpoint; `never`: refuse to; or the path of a
-    checkpoint."""
+    checkpoint. A requeued job goes on with its own run in any case."""
     checkpoint_every: int = 1000
     """Steps between checkpoints. > 0."""
     keep_checkpoints: int = 3

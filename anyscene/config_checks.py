@@ -15,6 +15,7 @@ from anyscene.config_run import Logger
 from anyscene.data.fetching import check_location, is_remote
 from anyscene.errors import ConfigError
 from anyscene.layout_settings import layout_mistake
+from anyscene.ranks import is_requeued
 from anyscene.sharding_settings import sharding_mistake
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -266,7 +267,8 @@ def check_paths(config: Config) -> None:
         if value is not None and not Path(value).is_file() and not url:
             raise ConfigError(f"metrics.{name}={value!r} is no file here; see docs/metrics.md")
     resume = config.train.resume
-    if resume not in ("auto", "never") and not Path(resume).exists():
+    needed = resume not in ("auto", "never") and not is_requeued()  # or else perhaps no more
+    if needed and not Path(resume).exists():
         raise ConfigError(f"train.resume={resume!r} is neither auto, never nor a checkpoint file")
 
 

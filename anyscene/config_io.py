@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MappingNode, Node, SafeLoader, YAMLError, compose
 
 from anyscene.config import Config
 from anyscene.config_checks import check_config, check_packages, check_paths
@@ -106,17 +106,36 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} must hold `key: value` lines at its top")
+    _keep_text(loaded, compose(path.read_text(), SafeLoader), "")
     return loaded
 
 
+def _keep_text(values: DictConfig, node: Node | None, prefix: str) -> None:
+    """Take values of text as they are written: YAML takes 24:00:00 and 007 for other numbers."""
+    for name, written in node.value if isinstance(node, MappingNode) else ():
+        child, full = values._get_node(name.value), f"{prefix}{name.value}"
+        if isinstance(child, DictConfig):
+            _keep_text(child, written, f"{full}.")
+        elif child is not None and _was_text(full, child._value()):
+            values[name.value] = written.value
+
+
+def _was_text(key: str, made: Any) -> bool:
+    """Whether YAML made a number, or a truth value, of what is a text."""
+    return _type_of(key) in (str, str | None) and isinstance(made, int | float)
+
+
 def _parse_override(override: str) -> DictConfig:
-    key, equals, _ = override.partition("=")
+    key, equals, written = override.partition("=")
     if not equals:
         raise ConfigError(f"override {override!r} has no '=': write {key}=VALUE")
     if not key:
         raise ConfigError(f"override {override!r} has no key: write KEY=VALUE")
     try:
-        return OmegaConf.from_dotlist([override])
+        values = OmegaConf.from_dotlist([override])
+        if _was_text(key, OmegaConf.select(values, key)):
+            OmegaConf.update(values, key, written.strip())
+        return values
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"override {override!r}: {' '.join(str(error).split())}") from None
 

@@ -34,7 +34,8 @@ def fit_accumulation(config: Config) -> Config:
         )
     if train.accumulate != first["accumulate"]:
         return config
-    largest = batch_size // (first["nodes"] * first["devices"] * first["accumulate"])
+    pieces = first["nodes"] * first["devices"] * first["accumulate"]
+    largest = max(1, batch_size // pieces)  # 0 for another global batch, which a resume refuses
     share = batch_size // ranks
     parts = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= largest)
     if parts != train.accumulate and is_first_process():

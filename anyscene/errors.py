@@ -20,6 +20,10 @@ class DamageError(Exception):
     """Data that was read but is damaged; commands that meet it end with exit code 1."""
 
 
+class LostRankError(DamageError):
+    """Ranks that do not answer or cannot reach each other, which another start may find well."""
+
+
 class RunFailedError(Exception):
     """A run that cannot go on as it is; the command ends with exit code 1."""
 

@@ -15,8 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from anyscene.errors import AnySceneError, DamageError, RunFailedError
-from anyscene.ranks import is_first_process
+from anyscene.errors import (
+    AnySceneError,
+    DamageError,
+    InputError,
+    LostRankError,
+    RunFailedError,
+)
+from anyscene.ranks import is_first_process, place
 
 SIGNALS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM})
 MARKER = "ANYSCENE_REQUEUE"
@@ -46,8 +52,12 @@ def stop_requested() -> bool:
 def survivable() -> Iterator[None]:
     """A start of a run under SLURM: whatever ends it, the marker says whether to start again.
 
-    A stop by a signal and a death leave the marker; the end of the run, and what would only come
-    again (a user's mistake, damage, a step that is not finite, too little memory) take it away.
+    A stop by a signal, a death and ranks that do not answer leave the marker; the end of the run,
+    and what would only come again (a user's mistake, damage, a step that is not finite, too little
+    memory), on whichever rank, take it away.
+
+    Raises:
+        InputError: the marker cannot be written.
     """
     hold_signals()
     _announce_start()
@@ -56,36 +66,52 @@ def survivable() -> Iterator[None]:
     except RunStopped:
         _write_marker(0)
         raise
-    except (AnySceneError, DamageError, RunFailedError):
-        _write_marker(None)
+    except LostRankError:
+        raise  # the marker says that this start died
+    except (AnySceneError, DamageError, RunFailedError) as error:
+        _remove_marker()
+        error.args = (f"{place()}{error}",)
         raise
-    _write_marker(None)
+    if is_first_process():
+        _remove_marker()
 
 
 def note_progress() -> None:
     """A new checkpoint is there: a death from now on is the first in a row."""
-    with suppress(OSError):  # a disk that it just filled
-        _write_marker(1)
+    _write_marker(1)
 
 
 def _announce_start() -> None:
     """Count this start as a death until it shows otherwise; after too many leave no mark."""
     marker = _marker()
-    if marker is not None:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        deaths = int(marker.read_text() or 0) if marker.exists() else 0
-        _write_marker(deaths + 1 if deaths < MOST_DEATHS else None)
-
-
-def _write_marker(deaths: int | None) -> None:
-    """Note how many starts in a row died; None: the job shall not be started again."""
-    marker = _marker()
     if marker is None:
         return
-    if deaths is None:
-        marker.unlink(missing_ok=True)
-    else:
-        marker.write_text(f"{deaths}\n")
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        told = marker.read_bytes().strip() if marker.exists() else b""
+        deaths = int(told) if told.isdigit() else 0
+        marker.write_text(f"{deaths + 1}\n")
+    except OSError as error:
+        with suppress(OSError):
+            _remove_marker()  # or else the job would be started again without end
+        raise InputError(f"{marker} cannot be written ({error.strerror})") from None
+    if deaths >= MOST_DEATHS:
+        _remove_marker()
+
+
+def _write_marker(deaths: int) -> None:
+    """Note how many starts in a row died. On a full disk the marker stays, and says 0."""
+    marker = _marker()
+    if marker is not None:
+        with suppress(OSError):
+            marker.write_text(f"{deaths}\n")
+
+
+def _remove_marker() -> None:
+    """The job shall not be started again."""
+    path = os.environ.get(MARKER)
+    if path:
+        Path(path).unlink(missing_ok=True)
 
 
 def _marker() -> Path | None:

@@ -18,3 +18,14 @@ def local_rank() -> int:
 def node_name() -> str:
     """The node as its cluster calls it, or this machine's name."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def is_requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
+def place() -> str:
+    """How errors of SLURM's other ranks than the first begin."""
+    rank = os.environ.get("SLURM_PROCID", "0")
+    return "" if rank == "0" else f"rank {rank} on {node_name()}: "

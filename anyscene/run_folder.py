@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
-from anyscene.ranks import is_first_process, node_name
+from anyscene.ranks import is_first_process, is_requeued, node_name
 from anyscene.records import is_finished, run_record
 
 IDENTITY = ("run_id", "wandb_id")
@@ -51,16 +52,30 @@ def agreed_checkpoint(config: Config, run: Path) -> Path | None:
     return found
 
 
+def agreed(find: Callable[[], bool]) -> bool:
+    """What rank zero finds, for all that are connected already: others may see older files."""
+    if not distributed.is_initialized():
+        return find()
+    answer = [distributed.get_rank() == 0 and find()]
+    distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
 def find_checkpoint(config: Config, run: Path) -> Path | None:
     """Where to go on from; None to start anew.
+
+    A requeued job goes on with what it has begun itself, whatever its first start was told.
 
     Raises:
         ConfigError: going on as `train.resume` says would overwrite or mix up a run.
         DamageError: the checkpoint that `train.resume` names is damaged.
     """
     resume = config.train.resume
-    if resume == "auto":
-        return last_good_checkpoint(run / "checkpoints")
+    begun = has_begun(run)
+    if resume == "auto" or begun:
+        own = last_good_checkpoint(run / "checkpoints")
+        if own is not None or resume in ("auto", "never"):
+            return own
     if resume == "never":
         held = (run / "run.json").exists() or checkpoints(run / "checkpoints")
         if is_first_process() and held:  # others may see what it writes
@@ -71,12 +86,18 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
         return None
     check_checkpoint(Path(resume))
     newest = next(iter(checkpoints(run / "checkpoints")), None)
-    if newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
+    if not begun and newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
         raise ConfigError(
             f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
             "remove the newer checkpoints or give the run another name"
         )
     return Path(resume)
+
+
+def has_begun(run: Path) -> bool:
+    """Whether an earlier start of this job, which SLURM has requeued, has begun the run."""
+    jobs = run_record(run).get("jobs", []) if is_requeued() else []
+    return os.environ.get("SLURM_JOB_ID") in [job["slurm_job_id"] for job in jobs]
 
 
 def prepare_run_folder(

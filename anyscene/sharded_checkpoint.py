@@ -31,6 +31,11 @@ def share_name(rank: int, ranks: int) -> str:
     return f"rank-{rank:05d}-of-{ranks:05d}.ckpt"
 
 
+def shares_of(folder: Path) -> list[Path]:
+    """The files of a checkpoint in shares, in the order of ranks."""
+    return [folder / name for name in checkpoint_record(folder)["shares"]]
+
+
 def with_own_shares(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint with this rank's share in place of each tensor that the ranks share."""
     return apply_to_collection(checkpoint, DTensor, _own_share)

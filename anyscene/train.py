@@ -38,7 +38,7 @@ from anyscene.module import SceneModule
 from anyscene.out_of_memory import Held, out_of_memory
 from anyscene.precision import precision_plugin
 from anyscene.ranks import is_first_process, local_rank
-from anyscene.run_folder import agreed_checkpoint, prepare_run_folder
+from anyscene.run_folder import agreed, agreed_checkpoint, prepare_run_folder
 from anyscene.strategies import build_strategy
 from anyscene.tracking.loggers import build_loggers, followed
 
@@ -85,7 +85,7 @@ def train(config: Config) -> Path:
     with followed(trainer.loggers):
         with told_of_memory(config, module):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        validated = is_validated(csv.path, config.train.steps)
+        validated = is_validated(csv.path, trainer.global_step)  # perhaps more than train.steps
         validated = trainer.strategy.broadcast(validated)  # the ranks agree
         if config.data.val is not None and not validated:
             trainer.validate(module, data, verbose=False)
@@ -156,7 +156,7 @@ def build_trainer(config: Config, csv: MetricsCsv, run: Path, start_step: int) -
     settings = config.train
     io = AtomicCheckpointIO(settings.keep_checkpoints)
     callbacks = build_callbacks(config, run, io, start_step)
-    if is_validation_missed(config, csv.path, start_step):
+    if agreed(lambda: is_validation_missed(config, csv.path, start_step)):
         callbacks.append(MissedValidation())
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, checked before use, loud about damage."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import distributed
 
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
@@ -16,13 +18,15 @@ from anyscene.checkpoint import (
     checkpoints,
     last_good_checkpoint,
     read_checkpoint,
+    remove_checkpoint,
     replace_file,
     step_of,
     write_checkpoint,
 )
 from anyscene.config import Config
 from anyscene.errors import ConfigError, DamageError, InputError
-from anyscene.run_folder import find_checkpoint, remove_leftovers
+from anyscene.files import sha256_of
+from anyscene.run_folder import agreed, find_checkpoint, remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
@@ -107,6 +111,21 @@ def test_a_damaged_newest_one_falls_back_loudly(name, tmp_path, capsys):
     assert errors.endswith("falling back to the checkpoint before\n")
 
 
+def test_one_that_cannot_be_read_falls_back_too(tmp_path, monkeypatch, capsys):
+    """As of a bad block on a disk."""
+    older, newest = save(tmp_path, 3), save(tmp_path, 11)
+
+    def read(path: Path) -> str:
+        if path == newest:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_of(path)
+
+    monkeypatch.setattr("anyscene.checkpoint.sha256_of", read)
+    assert last_good_checkpoint(tmp_path) == older
+    told = f"WARNING: {newest} cannot be read (Input/output error); falling back"
+    assert capsys.readouterr().err.startswith(told)
+
+
 def test_what_was_passed_over_is_kept_but_once(tmp_path, capsys):
     """A file whose record is not to be seen may be whole; that the disk fills is no better."""
     folder = tmp_path / "checkpoints"
@@ -144,6 +163,28 @@ def test_files_of_other_names_are_no_checkpoints(tmp_path):
     assert all(path.is_file() for path in others)
 
 
+def test_ranks_agree_on_what_the_first_one_finds(monkeypatch):
+    """Whatever another's network file system shows it: or else it would validate alone."""
+    assert agreed(lambda: True)
+    assert not agreed(lambda: False)
+    rank = 0
+    sent: list[bool] = []
+
+    def broadcast(values: list[bool]) -> None:
+        if rank == 0:
+            sent[:] = values
+        values[:] = sent
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    for found in (True, False):
+        rank = 0
+        assert agreed(lambda: found) is found  # noqa: B023
+        rank = 1
+        assert agreed(pytest.fail) is found
+
+
 def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
     config = Config(name="x")
     config = replace(config, train=replace(config.train, resume="never"))
@@ -151,6 +192,28 @@ def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
     save(tmp_path / "checkpoints", 1)
     with pytest.raises(ConfigError, match=r"train\.resume=never, but .* holds a run"):
         find_checkpoint(config, tmp_path)
+
+
+def test_a_requeued_job_goes_on_with_its_own_or_begins_again(tmp_path, monkeypatch):
+    """One that was to begin with another run's checkpoint, and was killed in its own first one."""
+    other, run = save(tmp_path / "other", 3), tmp_path / "run"
+    config = Config(name="x")
+    config = replace(config, train=replace(config.train, resume=str(other)))
+    first = save(run / "checkpoints", 6)
+    record = first.with_suffix(".json")
+    (run / "run.json").write_text('{"jobs": [{"slurm_job_id": "77"}]}')
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with pytest.raises(ConfigError, match="is older than step-00000006"):
+        find_checkpoint(config, run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert find_checkpoint(config, run) == first
+    record.unlink()
+    assert find_checkpoint(config, run) == other
+    never = replace(config, train=replace(config.train, resume="never"))
+    assert find_checkpoint(never, run) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    with pytest.raises(ConfigError, match="holds a run"):
+        find_checkpoint(never, run)
 
 
 def test_nothing_to_go_on_from(tmp_path):
@@ -212,6 +275,28 @@ def test_removal_takes_the_record_along(tmp_path):
     path = save(tmp_path, 7)
     AtomicCheckpointIO(keep=3).remove_checkpoint(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_removal_leaves_nothing_that_passes_for_finished(tmp_path, monkeypatch):
+    path, unlink = save(tmp_path, 7), Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if self == path:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_checkpoint(path)
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_from_a_path_that_is_as_new_as_its_own(tmp_path):
+    config = Config(name="x")
+    own, other = save(tmp_path / "run" / "checkpoints", 3), save(tmp_path / "other", 3)
+    for path in (own, other):
+        config = replace(config, train=replace(config.train, resume=str(path)))
+        assert find_checkpoint(config, tmp_path / "run") == path
 
 
 CONTROLNETS = {  # UNets of the published bases

@@ -19,6 +19,7 @@ from anyscene.checkpoint import (
     write_checkpoint,
 )
 from anyscene.errors import DamageError
+from anyscene.preemption import MARKER
 from anyscene.snapshot import Snapshot
 
 
@@ -119,6 +120,63 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(tmp_path, monkeypatch, capsy
     io.save_checkpoint({"global_step": 2}, second)
     io.finish()
     assert last_good_checkpoint(tmp_path) == second
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no such thing")])
+def test_whatever_keeps_a_checkpoint_from_being_written_is_told(error, tmp_path, monkeypatch):
+    """The run does not end as if it had saved."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("anyscene.checkpoint.torch.save", fail)
+    io = AtomicCheckpointIO(keep=2)
+    io.save_checkpoint({"global_step": 1}, tmp_path / "step-00000001.ckpt")
+    with pytest.raises(DamageError, match=r"not be written \((MemoryError|no such thing)\); make"):
+        io.finish()
+
+
+def test_each_checkpoint_makes_a_death_the_first_again(tmp_path, monkeypatch):
+    """One that could not be written does not."""
+    marker = tmp_path / "requeue-7"
+    marker.write_text("3\n")
+    monkeypatch.setenv(MARKER, str(marker))
+    io = AtomicCheckpointIO(keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("anyscene.checkpoint.torch.save", fail_with_a_full_disk)
+        io.save_checkpoint({"global_step": 1}, tmp_path / "step-00000001.ckpt")
+        io.teardown()
+    assert marker.read_text() == "3\n"
+    io.save_checkpoint({"global_step": 2}, tmp_path / "step-00000002.ckpt")
+    io.finish()
+    assert marker.read_text() == "1\n"
+
+
+def test_a_killed_removal_leaves_nothing_for_good(tmp_path):
+    """The record goes first; the file, perhaps of 20 GB, went never."""
+    io = AtomicCheckpointIO(keep=2)
+    for step in range(1, 5):
+        io.save_checkpoint({"global_step": step}, tmp_path / f"step-{step:08d}.ckpt")
+        io.finish()
+        if step == 2:
+            (tmp_path / "step-00000001.json").unlink()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"step-0000000{n}.{kind}" for n in (3, 4) for kind in ("ckpt", "json")]
+
+
+def test_an_old_one_that_cannot_be_removed_costs_a_line(tmp_path, monkeypatch, capsys):
+    io = AtomicCheckpointIO(keep=2)
+    paths = [tmp_path / f"step-{step:08d}.ckpt" for step in range(1, 5)]
+    with monkeypatch.context() as patch:
+        patch.setattr("anyscene.checkpoint.remove_checkpoint", fail_with_a_full_disk)
+        for path in paths[:3]:
+            io.save_checkpoint({"global_step": int(path.stem[5:])}, path)
+        io.finish()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("WARNING: [Errno 28] No space left on device: old checkpoints stay")
+    io.save_checkpoint({"global_step": 4}, paths[3])
+    io.finish()
+    assert sorted(tmp_path.glob("*.ckpt")) == paths[2:]
 
 
 def fail_with_a_full_disk(*_: object) -> None:

@@ -208,6 +208,33 @@ def test_later_values_win(yaml_file):
     assert load_config(yaml_file, ["train.steps=5", "base.path=org/name"]).base.path == "org/name"
 
 
+TEXTS = [  # that YAML takes for numbers or truth values
+    ("cluster.time", "24:00:00"),
+    ("cluster.account", "0012"),
+    ("cluster.partition", "1e3"),
+    ("name", "on"),
+    ("base.revision", "0012345"),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), TEXTS)
+def test_text_is_what_was_written(key, text, yaml_file, tmp_path):
+    """A time limit of a day was one of 86400 minutes."""
+    group, _, name = key.rpartition(".")
+    file = tmp_path / "written.yaml"
+    file.write_text(f"{group}: {{{name}: {text}}}" if group else f"{name}: {text}")
+    needed = {"name": "x", "base.path": "a/b", "data.train": "c", "train.steps": "5"}
+    others = [f"{name}={value}" for name, value in needed.items() if name != key]
+    for config in (read_config(file, others), read_config(yaml_file, [*others, f"{key}={text}"])):
+        assert getattr(getattr(config, group) if group else config, name) == text
+        assert config.train.steps == 5
+
+
+def test_a_text_of_none_stays_none(yaml_file):
+    config = read_config(yaml_file, ["train.steps=5", "cluster.account=7", "cluster.account=null"])
+    assert config.cluster.account is None
+
+
 def test_saved_config_loads_to_the_same_object(tmp_path, yaml_file):
     overrides = [
         "train.steps=7",

@@ -1,6 +1,7 @@
 """Going on with other numbers of ranks: the same global batches, or one line with what works."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,12 @@ def test_the_change_is_told(run, capsys):
 def test_ranks_that_cannot_share_the_batch_are_told_those_that_can(run):
     with pytest.raises(ConfigError, match=r"3 x 2 = 6 ranks cannot .*: 1, 2, 4, 8, 16, 32$"):
         fit_accumulation(configured(run, 3, 2))
+
+
+def test_a_smaller_batch_is_left_for_the_resume_to_refuse(run):
+    """One smaller than the pieces of the first start was a traceback."""
+    smaller = replace(configured(run, 2, 2), data=DataConfig("shards", batch_size=8))
+    assert fit_accumulation(smaller).data.batch_size == 8
 
 
 def test_what_the_user_changed_stays(run):

@@ -1,5 +1,7 @@
 """Signals wait until training looks; the marker says whether a job is started again."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anyscene.errors import ConfigError, DamageError, RunFailedError
+from anyscene.errors import ConfigError, DamageError, InputError, LostRankError, RunFailedError
 from anyscene.preemption import (
     MARKER,
     MOST_DEATHS,
@@ -18,6 +20,7 @@ from anyscene.preemption import (
     stop_requested,
     survivable,
 )
+from anyscene.ranks import node_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -105,6 +108,64 @@ def test_the_end_a_mistake_and_damage_are_not(error, marker):
     except (ConfigError, DamageError, RunFailedError):
         pass
     assert not marker.exists()
+
+
+def test_ranks_that_do_not_answer_are_a_death(marker):
+    """A network that was cut at the start ended a run for good."""
+
+    def start() -> None:
+        with pytest.raises(LostRankError), survivable():
+            raise LostRankError("rank 0 on node1 got no report of rank 1 of 2")
+
+    for _ in range(MOST_DEATHS):
+        start()
+        assert marker.exists()
+    start()
+    assert not marker.exists()
+
+
+def test_a_mistake_on_another_rank_takes_the_marker_away_and_says_where(marker, monkeypatch):
+    marker.parent.mkdir()
+    marker.write_text("1\n")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    told = rf"^rank 3 on {node_name()}: 7 of 9 samples"
+    with pytest.raises(DamageError, match=told), survivable():
+        raise DamageError("7 of 9 samples")
+    assert not marker.exists()
+    marker.write_text("1\n")
+    with survivable():
+        pass
+    assert marker.exists()  # of the end the first rank tells
+
+
+def test_a_full_disk_does_not_start_a_job_again_without_end(marker, monkeypatch):
+    """Nothing can be counted there: the marker that was emptied said 0 deaths each time."""
+    marker.parent.mkdir()
+    marker.write_text("2\n")
+
+    def emptied(path: Path, _: str) -> None:
+        path.open("w").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", emptied)
+    told = r"requeue-7 cannot be written \(No space left"
+    with pytest.raises(InputError, match=told), survivable():
+        pytest.fail("training began")
+    assert not marker.exists()
+    marker.touch()
+    with pytest.MonkeyPatch.context() as patch:  # it fills later, when the run is asked to stop
+        patch.setattr("anyscene.preemption._announce_start", lambda: None)
+        with pytest.raises(RunStopped), survivable():
+            raise RunStopped(5)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0", b"x\n"])
+def test_a_torn_marker_counts_from_the_beginning(content, marker):
+    marker.parent.mkdir()
+    marker.write_bytes(content)
+    assert die_after(marker, 0)
+    assert marker.read_text() == "1\n"
 
 
 def test_only_rank_zero_and_only_a_job_have_a_marker(marker, monkeypatch):

@@ -80,6 +80,14 @@ def test_a_finished_run_is_left_as_it_is(whole, workspace, capsys):
     assert capsys.readouterr().out.endswith(f"run folder: {run.folder}\n")
 
 
+def test_fewer_steps_than_are_done_change_nothing(whole, workspace):
+    """A second validation of the last step was logged beside the first."""
+    run = workspace.killed_copy(whole[0], "fewer", 6)
+    before = run.csv.read_bytes()
+    workspace.train("fewer", workspace.judge, "train.steps=5")
+    assert run.csv.read_bytes() == before
+
+
 def test_a_resume_takes_the_rate_that_it_is_given(whole, workspace):
     workspace.killed_copy(whole[0], "slower", 3)
     other = ("train.learning_rate=0.005", "train.weight_decay=0.5", "train.betas=[0.5,0.25]")
@@ -135,6 +143,8 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     branch = workspace.train("branch", f"train.resume={path}")
     assert list(branch.figures("train/loss")) == [4, 5, 6]
     assert_same_training_state(branch.state(6), run.state(6))
+    ids = [json.loads((r.folder / "run.json").read_text())["wandb_id"] for r in (run, branch)]
+    assert ids[0] != ids[1]  # a run of its own in W&B
     line = refused(workspace.command("whole", f"train.resume={path}"), capsys)
     assert "step-00000003.ckpt is older than step-00000006.ckpt" in line
     damaged = workspace.yaml.parent / path.name
@@ -142,6 +152,28 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     line = refused(workspace.command("other", f"train.resume={damaged}"), capsys, code=1)
     assert "it was never finished" in line
     assert not workspace.run("other").folder.exists()
+
+
+@pytest.mark.parametrize("resume", ["never", "path"])
+def test_a_requeued_job_goes_on_with_its_own_run(resume, whole, workspace, monkeypatch, capsys):
+    """`train.resume` is of its first start: what was refused then, and where it was to begin."""
+    run, name = whole[0], f"requeued-{resume}"
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    gone = workspace.killed_copy(run, f"other-{resume}", 3).checkpoint(3)
+    resume = f"train.resume={resume if resume == 'never' else gone}"
+    words = workspace.command(name, resume, "data.val=null")
+    assert main([*words, "train.steps=4"]) == 0
+    begun = workspace.run(name)
+    assert "train.resume=" in refused(words, capsys)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    shutil.rmtree(gone.parent)
+    with recorded_keys() as keys:
+        assert main(words) == 0
+    assert len(keys) == 2
+    assert_same_training_state(begun.state(6), run.state(6))
+    monkeypatch.setenv("SLURM_JOB_ID", "78")  # another job, that died before it could be refused
+    assert main(words) != 0
 
 
 def test_a_run_keeps_its_identity_though_its_record_is_lost(whole, workspace):

@@ -22,7 +22,7 @@ from anyscene.cluster.startup import (
     judge,
     make_report,
 )
-from anyscene.errors import DamageError, InputError
+from anyscene.errors import InputError, LostRankError
 
 
 @pytest.fixture
@@ -81,6 +81,14 @@ def test_the_job_has_the_ranks_that_were_asked_for(variables, fits, config, monk
             check_job_size(config)
 
 
+def test_as_many_ranks_on_other_nodes_are_not_those_asked_for(config, monkeypatch):
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    two = replace(config, train=replace(config.train, devices=2))
+    with pytest.raises(InputError, match=r"has 2 tasks on 2 nodes, but .* = 1 x 2; give srun"):
+        check_job_size(two)
+
+
 def test_folders_that_are_there(config, run):
     assert check_folders(config, run) == []
     assert list(run.iterdir()) == []
@@ -103,8 +111,9 @@ def test_shards_that_are_lost_or_cut(config, run, demo_shards, tmp_path):
     first.unlink()
     (problem,) = check_folders(config, run)
     assert problem == f"{first} cannot be read (No such file or directory)"
-    other = replace(config.data, train=str(demo_shards / "train"), mix={str(shards): 0.5})
-    assert check_folders(replace(config, data=other), run) == [problem]
+    whole = replace(config.data, train=str(demo_shards / "train"))
+    for other in (replace(whole, mix={str(shards): 0.5}), replace(whole, val=str(shards))):
+        assert check_folders(replace(config, data=other), run) == [problem]
 
 
 def ranks_of(config, run, change) -> tuple[list[BaseException | None], distributed.HashStore]:
@@ -149,7 +158,7 @@ def test_a_folder_that_is_not_shared(config, run, monkeypatch):
 def test_a_rank_that_never_comes_is_named(config, run, monkeypatch):
     monkeypatch.setattr(startup, "TELL_SECONDS", 0)
     config = replace(config, cluster=replace(config.cluster, timeout_minutes=0.01))
-    with pytest.raises(DamageError, match=r"got no report of rank 1, 2 of 3 within cluster\.timeo"):
+    with pytest.raises(LostRankError, match=r"got no report of rank 1, 2 of 3 within cluster\."):
         exchange(distributed.HashStore(), make_report(config, run, 0), 3, config, run)
 
 
@@ -191,5 +200,5 @@ def test_ranks_connect_or_say_who_could_not(tmp_path):
     told = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
     assert told["pair-0.txt"] == told["pair-1.txt"] == "connected\n"
     errors = told["alone-0.txt"]
-    assert "DamageError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
+    assert "LostRankError: rank 0 on node7: the first all-reduce of 2 ranks failed" in errors
     assert "check the network between the nodes" in errors

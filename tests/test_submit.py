@@ -81,6 +81,8 @@ def test_the_requeue_is_the_only_logic_and_comes_last(config_file, capsys):
     for marker, code in ((True, 0), (True, 137), (False, 0), (False, 2)):
         calls, status = run_script(script, config_file.parent, marker, code)
         assert calls[0].startswith("srun --kill-on-bad-exit=1")
+        held = "env --block-signal=USR1,USR2,TERM" in calls[0]  # from the first instruction on
+        assert held == submit.knows_block_signal()
         assert calls[1:] == (["scontrol requeue 77"] if marker else [])
         assert status == code
 
@@ -96,7 +98,8 @@ def run_script(script: str, folder: Path, marker: bool, code: int) -> tuple[list
         program = programs / name
         program.write_text(f'#!/bin/bash\necho "{name} $*" >>{calls}\n{body}\n')
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "77"}
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "5"}
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", **slurm}
     done = subprocess.run(["bash"], input=script, text=True, env=environment)
     return calls.read_text().splitlines(), done.returncode
 
@@ -108,11 +111,60 @@ def test_a_run_a_seed(config_file, capsys):
     assert "name=tiny-$SLURM_ARRAY_TASK_ID train.seed=$SLURM_ARRAY_TASK_ID\n" in script
 
 
+HOSTILE = 'it\'s 100%j "two" \\ $HOME #3'
+
+
+def test_names_that_shells_and_slurm_take_apart(config_file, capsys, monkeypatch, tmp_path):
+    """What a name says is neither words, nor a variable, nor one of Slurm's patterns. Slurm 22.05
+    was seen to read such double quotes, `\\` and `%%`, and to refuse the bare words."""
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    words = ("--gpus", "0", "--seeds", "0-3", "--account", "two words")
+    words += (f"name='{HOSTILE.replace(chr(39), 2 * chr(39))}'",)
+    script = script_of(capsys, str(config_file), *words)
+    named = '"it\'s 100%j \\"two\\" \\\\ $HOME #3"'
+    logs = f"{tmp_path}/runs/{HOSTILE}/logs"
+    options = options_of(script)
+    assert (options["job-name"], options["account"]) == (named, '"two words"')
+    assert options["chdir"] == f'"{folder}"'
+    assert (
+        options["output"]
+        == f'"{tmp_path}/runs/{named[1:-1].replace("%", "%%")}/logs/slurm-%A_%a.out"'
+    )
+    (call,) = run_script(script, tmp_path, False, 0)[0]
+    assert call.endswith(f"/submit-N.yaml name={HOSTILE}-5 train.seed=5")
+    assert f"{logs}/submit-N.yaml" in call
+    (call, requeue) = run_script(script, tmp_path, True, 0)[0]
+    assert requeue == "scontrol requeue 77"
+    assert Path(logs).is_dir()
+
+
+def test_the_log_that_is_told_is_the_one_that_slurm_writes():
+    log = submit.pattern(Path("/runs/100%j"), "slurm-%j.out")
+    assert log == "/runs/100%%j/slurm-%j.out"
+    assert submit.log_file(log, "7") == Path("/runs/100%j/slurm-7.out")
+    assert submit.log_file("/a/slurm-%A_%a.out", "7") == Path("/a/slurm-7_%a.out")
+
+
+def test_a_submission_never_takes_the_file_of_another(config_file, monkeypatch):
+    """A waiting job runs it, whichever other ones were removed."""
+    monkeypatch.setattr(submit, "submit", lambda *_: "41")
+    for steps in (5, 6):
+        assert main(["submit", str(config_file), f"train.steps={steps}"]) == 0
+    logs = config_file.parent / "tiny/logs"
+    (logs / "submit-1.yaml").unlink()
+    assert main(["submit", str(config_file), "train.steps=7"]) == 0
+    assert load_config(logs / "submit-2.yaml").train.steps == 6
+    assert load_config(logs / "submit-1.yaml").train.steps == 7
+
+
 def test_a_preparation_as_an_array(config_file, capsys):
     words = "coco --images 'my photos' --instances i.json --out data/coco"
     script = script_of(capsys, str(config_file), "--prepare", words, "--parts", "16")
     assert options_of(script)["array"] == "0-15"
     assert "gpus-per-node" not in options_of(script)
+    assert "block-signal" not in script  # an element ends at once, and is done by the next start
     ending = f"prepare {words} --shard-index $SLURM_ARRAY_TASK_ID --num-shards 16\n"
     assert ending in script
     for code, requeued in ((143, True), (138, True), (137, False), (1, False), (0, False)):
@@ -158,6 +210,12 @@ def test_a_requeued_job_keeps_the_configuration_that_was_submitted(
         (["--nodes", "two"], ["train.nodes", "two"]),
         (["--gpus", "8", "--tasks", "9", "data.batch_size=9"], ["cluster.gpus=8", "=9"]),
         (["--nodes", "3"], ["data.batch_size=2 is not divisible"]),
+        (["--prepare", "coco --out 'my data"], ["--prepare", "no command line: No closing"]),
+        (["cluster.container=run 'a"], ["cluster.container", "no command line"]),
+        (["--prepare", "coco --out a", "--parts", "0"], ["--parts 0 must be at least 1"]),
+        (["--parts", "4"], ["--parts 4 is of --prepare and --benchmark"]),
+        (["--prepare", "coco", "--seeds", "0-3"], ["--seeds 0-3 is of trainings"]),
+        (['name="a\\nb"'], ["cannot be in a job script", "one line"]),
     ],
 )
 def test_mistakes_are_told_before_slurm_is_asked(words, parts, config_file, capsys):
@@ -201,6 +259,9 @@ def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
     assert "(job 7)" in lines[0] or lines[0].endswith("no SLURM here (job 7)")
     assert lines[2] == "step:       3, 12.3 images/s"
     assert lines[4:] == [f"log:        {run / 'logs/slurm-7.out'}", "  two", "  three"]
+    assert main(["status", str(run), "--lines", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [f"log:        {run / 'logs/slurm-7.out'}"]
+    (run / "checkpoints/step-00000009.json").write_text("{}")  # its file was removed
     (run / "checkpoints/step-00000003.json").write_text("{")
     assert main(["status", str(run)]) == 0
     assert "checkpoint: step-00000003, with a damaged record" in capsys.readouterr().out

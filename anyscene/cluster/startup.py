@@ -18,7 +18,7 @@ from torch import distributed
 from anyscene.config import Config
 from anyscene.config_io import config_text
 from anyscene.data.sample import ShardManifest
-from anyscene.errors import AnySceneError, DamageError, InputError
+from anyscene.errors import AnySceneError, InputError, LostRankError
 from anyscene.ranks import local_rank, node_name
 from anyscene.run_folder import package_versions
 
@@ -51,7 +51,7 @@ def check_start(config: Config, run: Path) -> None:
     Raises:
         InputError: all that is wrong, in one line with nodes and ranks; on rank zero alone, the
             others exit with code 2.
-        DamageError: ranks do not answer, or cannot reach each other.
+        LostRankError: ranks do not answer, or cannot reach each other.
     """
     if not SLURMEnvironment.detect():
         return
@@ -136,7 +136,7 @@ def open_store(
             address, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False
         )
     except (distributed.DistError, RuntimeError) as error:
-        raise DamageError(
+        raise LostRankError(
             f"rank {rank} on {node_name()} cannot reach rank 0 at {address}:{port} within "
             f"{timeout}: {first_line(error)}"
         ) from None
@@ -173,18 +173,20 @@ def answer(store: distributed.Store, report: Report) -> None:
         verdict = store.get("verdict")
         store.add("told", 1)
     except distributed.DistError as error:
-        raise DamageError(f"{report.place} got no answer of rank 0: {first_line(error)}") from None
+        raise LostRankError(
+            f"{report.place} got no answer of rank 0: {first_line(error)}"
+        ) from None
     if verdict == b"bad":
         sys.exit(2)  # rank zero tells why
 
 
 def collect(store: distributed.Store, own: Report, ranks: int, config: Config) -> list[Report]:
-    """The reports of all ranks. Raises `DamageError` that names those that do not come."""
+    """The reports of all ranks. Raises `LostRankError` that names those that do not come."""
     keys = {rank: [f"report/{rank}", f"seen/{rank}"] for rank in range(1, ranks)}
     seconds = 60 * config.cluster.timeout_minutes
     if not wait_until(lambda: store.check([k for pair in keys.values() for k in pair]), seconds):
         missing = [str(rank) for rank, pair in keys.items() if not store.check(pair)]
-        raise DamageError(
+        raise LostRankError(
             f"{own.place} got no report of rank {', '.join(missing)} of {ranks} within "
             f"cluster.timeout_minutes={config.cluster.timeout_minutes}; the job's nodes are "
             f"{os.environ.get('SLURM_JOB_NODELIST')}"
@@ -235,13 +237,13 @@ def connect(store: distributed.Store, rank: int, ranks: int, timeout: timedelta)
         distributed.all_reduce(one)
         reached = int(one)
     except (distributed.DistError, RuntimeError) as error:
-        raise DamageError(
+        raise LostRankError(
             f"rank {rank} on {node_name()}: the first all-reduce of {ranks} ranks failed "
             f"({first_line(error)}); check the network between the nodes, and that "
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME, if set, name an interface of every node"
         ) from None
     if reached != ranks:
-        raise DamageError(f"rank {rank} on {node_name()}: {reached} of {ranks} ranks took part")
+        raise LostRankError(f"rank {rank} on {node_name()}: {reached} of {ranks} ranks took part")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -27,7 +27,8 @@ def describe(run: Path, lines: int) -> str:
     ]
     text = "\n".join(f"{name + ':':<12}{value}" for name, value in parts)
     if logs:
-        tail = logs[-1].read_text(errors="replace").splitlines()[-lines:]
+        tail = logs[-1].read_text(errors="replace").splitlines()
+        tail = tail[max(0, len(tail) - max(0, lines)) :]
         text += "\n".join(["", f"{'log:':<12}{logs[-1]}", *(f"  {line}" for line in tail)])
     return text
 
@@ -58,7 +59,8 @@ def progress(run: Path) -> str:
 
 def last_checkpoint(run: Path) -> str:
     """The newest finished checkpoint and its size."""
-    records = sorted((run / "checkpoints").glob("step-*.json"))
+    found = sorted((run / "checkpoints").glob("step-*.json"))
+    records = [record for record in found if record.with_suffix(".ckpt").exists()]
     if not records:
         return "none"
     try:

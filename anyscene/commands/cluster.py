@@ -47,12 +47,24 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *short]
 
 
+def _check_kind(options: argparse.Namespace) -> None:
+    """Raises `InputError` for options of another kind of job: they would do nothing."""
+    from anyscene.errors import InputError
+
+    is_array = options.prepare is not None or options.benchmark is not None
+    if is_array and options.seeds:
+        raise InputError(f"--seeds {options.seeds} is of trainings; leave it out")
+    if not is_array and options.parts != 1:
+        raise InputError(f"--parts {options.parts} is of --prepare and --benchmark; leave it out")
+
+
 def _submit(options: argparse.Namespace) -> int:
     from anyscene.cluster import submit
     from anyscene.config_io import load_config, read_config
     from anyscene.elastic import fit_accumulation
 
     overrides = _overrides(options)
+    _check_kind(options)
     if options.prepare or options.benchmark:
         config = read_config(options.config, overrides)
         if options.prepare:
@@ -70,8 +82,8 @@ def _submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(script, end="")
         return 0
-    number = submit.submit(script, job.log)
-    print(f"job: {number}\nlog: {str(job.log).replace('%j', number).replace('%A', number)}")
+    number = submit.submit(script, submit.log_folder(config))
+    print(f"job: {number}\nlog: {submit.log_file(job.log, number)}")
     return 0
 
 

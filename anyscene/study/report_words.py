@@ -79,10 +79,15 @@ def warnings(progress: list[Progress]) -> list[str]:
 def exclusion(protocol: Protocol, results: Results) -> str:
     """The rules, and what came of them."""
     rules = protocol.exclusion
+    fails = (
+        f"fails more than {rules.max_failed_checks} of {protocol.attention_checks} attention "
+        "checks, or "
+        if protocol.attention_checks
+        else ""
+    )
     text = (
-        "Fixed before the first answer: excluded is who fails more than "
-        f"{rules.max_failed_checks} of {protocol.attention_checks} attention checks, or takes less "
-        f"than {rules.min_median_seconds:g} s an item (median)."
+        f"Fixed before the first answer: excluded is who {fails}takes less than "
+        f"{rules.min_median_seconds:g} s an item (median)."
     )
     count = sum(reason != "" for reason in results.people["excluded"])
     if not count:

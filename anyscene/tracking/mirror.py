@@ -6,6 +6,7 @@ it does not matter when a start, or W&B, died: the next one goes on without a ga
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,20 @@ class Mirror:
         self._data_manifests()
 
     def update(self) -> None:
-        """Tell what is new in the run folder."""
+        """Tell what is new in the run folder.
+
+        Pictures are looked for first, so that figures of all steps before theirs are there: W&B
+        would make one row of a picture and of an earlier step's figures that come later.
+        """
+        tables, pictures = self._new("samples/step-*/scenes.npz"), self._new("samples/step-*/*.png")
         rows: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         for step, name, value in self._new_figures():
             rows[step][name] = value
-        for scenes in self._new("samples/step-*/scenes.npz"):
+        for scenes in tables:
             step = int(scenes.parent.name[5:])
             if (step, TABLE) not in self.recorded.figures:
                 rows[step][TABLE] = sample_table(scenes)
-        for picture in self._new("samples/step-*/*.png"):
+        for picture in pictures:
             step, name = int(picture.parent.name[5:]), f"samples/{picture.stem}"
             if (step, name) not in self.recorded.figures:
                 rows[step][name] = wandb.Image(str(picture))
@@ -77,9 +83,12 @@ class Mirror:
 
     def _new(self, pattern: str) -> list[Path]:
         """Files that are new or changed since the last call."""
-        found = {(path, path.stat().st_mtime_ns) for path in self.run.glob(pattern)} - self.seen
-        self.seen |= found
-        return sorted(path for path, _ in found)
+        found = set()
+        for path in self.run.glob(pattern):
+            with suppress(FileNotFoundError):  # removed meanwhile, as old checkpoints are
+                found.add((path, path.stat().st_mtime_ns))
+        new, self.seen = found - self.seen, self.seen | found
+        return sorted(path for path, _ in new)
 
     def _data_manifests(self) -> None:
         """The manifests of all data sets, whose checksums name every shard."""

@@ -7,6 +7,7 @@ record is a `Record` of wandb's protocol.
 
 import json
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,18 +50,19 @@ def read_run(run: Path) -> Iterator[Any]:
 
 
 def read_records(path: Path) -> Iterator[Any]:
-    """The records of a file, up to where a kill has torn it."""
+    """The records of a file, up to where a kill or a crash has torn it."""
     data = path.read_bytes()
     place, parts = HEADER_BYTES, b""
     while place + PART.size <= len(data):
         if BLOCK_BYTES - place % BLOCK_BYTES < PART.size:  # padding
             place += BLOCK_BYTES - place % BLOCK_BYTES
             continue
-        _, length, kind = PART.unpack_from(data, place)
+        checksum, length, kind = PART.unpack_from(data, place)
         place += PART.size
-        if kind == 0 or place + length > len(data):
+        part = data[place : place + length]
+        if kind == 0 or zlib.crc32(bytes([kind]) + part) != checksum:
             return
-        parts += data[place : place + length]
+        parts += part
         place += length
         if kind in (FULL, LAST):
             record: Any = Record()

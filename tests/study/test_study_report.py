@@ -242,3 +242,9 @@ def test_an_image_in_the_page_is_svg(page):
     addresses = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert all(value.startswith("data:image/svg+xml;base64,") for value in addresses)
     assert base64.b64decode(addresses[0].partition(",")[2]).startswith(b"<?xml")
+
+
+def test_a_study_without_checks_excludes_by_pace_alone(study):
+    paced = replace(PROTOCOL, attention_checks=0)
+    words = exclusion(paced, analyse_study(answers_of(study), paced))
+    assert "excluded is who takes less than 2 s an item (median)." in words
