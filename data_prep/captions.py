@@ -42,7 +42,7 @@ def captions_beside(image: Path) -> tuple[str, ...]:
     Raises `ValueError` where it is not UTF-8.
     """
     path = image.with_suffix(".txt")
-    return clean_captions(path.read_text("utf-8").splitlines()) if path.is_file() else ()
+    return clean_captions(path.read_text("utf-8-sig").splitlines()) if path.is_file() else ()
 
 
 def assign_captions(images: Sequence[str], captions: Captions) -> list[tuple[str, ...]]:
@@ -63,11 +63,19 @@ def assign_captions(images: Sequence[str], captions: Captions) -> list[tuple[str
 
 
 def clean_captions(captions: object) -> tuple[str, ...]:
-    """One caption or several without needless white space and without empty ones."""
+    """One caption or several, each as `clean_caption`, without empty ones."""
     texts = [captions] if isinstance(captions, str) else captions
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{captions!r} is neither a caption nor a list of them")
-    return tuple(text for text in (" ".join(text.split()) for text in texts) if text)
+    return tuple(text for text in map(clean_caption, texts) if text)
+
+
+def clean_caption(text: str) -> str:
+    """A caption without needless white space, and without halves of characters.
+
+    JSON that was cut within an emoji ends in half of one, which no tokenizer takes.
+    """
+    return " ".join(text.encode(errors="ignore").decode().split())
 
 
 def _name(name: object) -> str:
@@ -95,6 +103,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[object, object]]:
         rows = csv.DictReader(file, strict=True)
         column = _caption_column(dict.fromkeys(rows.fieldnames or ()))
         for row in rows:
+            if None in row:  # where DictReader puts fields without a name
+                raise ValueError(
+                    f"line {rows.line_num} has more fields than the header; "
+                    "put captions that have commas between quotes"
+                )
             yield row[NAME_COLUMN], row[column] or ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyscene.errors import InputError
+from data_prep.captions import clean_caption
 
 TRUTH_NAME = "truth.jsonl"
 LARGEST_SIDE = 65_535  # pixels: JPEG's
@@ -52,7 +53,9 @@ def read_records(
     spoken = _read_captions(captions) if captions else None
     truths = _read_truth(truth / TRUTH_NAME) if truth else {}
     with _in_form("COCO format", instances):
-        categories = {category["id"]: category["name"] for category in table["categories"]}
+        categories = {
+            category["id"]: _text(category, "name", "category") for category in table["categories"]
+        }
         licences = {entry["id"]: _licence(entry) for entry in table.get("licenses") or []}
         annotations = _read_annotations(table["annotations"], categories)
         images = sorted(table["images"], key=lambda image: image["id"])
@@ -61,7 +64,7 @@ def read_records(
             ImageRecord(
                 image_id=image["id"],
                 name=f"{image['id']:012d}",
-                file_name=image["file_name"],
+                file_name=_text(image, "file_name", "image"),
                 height=_side(image["height"]),
                 width=_side(image["width"]),
                 licence=licences.get(image.get("license"), "unknown"),
@@ -71,6 +74,12 @@ def read_records(
             )
             for image in images[:limit]
         ]
+
+
+def _text(record: dict[str, Any], key: str, kind: str) -> str:
+    if not isinstance(record[key], str) or not record[key].strip():
+        raise ValueError(f"{kind} {record['id']!r} has {key}={record[key]!r}; it must be a text")
+    return record[key]
 
 
 def _side(pixels: object) -> int:
@@ -98,12 +107,14 @@ def _read_annotations(
                 f"annotation {row['id']} has category_id {row['category_id']}, "
                 "which 'categories' does not list"
             )
+        if (crowd := row.get("iscrowd") or 0) not in (0, 1):
+            raise ValueError(f"annotation {row['id']} has iscrowd={crowd!r}; it must be 0 or 1")
         found[row["image_id"]].append(
             Annotation(
                 annotation_id=row["id"],
                 category=categories[row["category_id"]],
                 segmentation=row.get("segmentation"),
-                crowd=bool(row.get("iscrowd", 0)),
+                crowd=bool(crowd),
             )
         )
     return found
@@ -118,7 +129,9 @@ def _read_captions(path: Path) -> dict[int, list[str]]:
     found: dict[int, list[str]] = defaultdict(list)
     with _in_form("COCO's caption format", path):
         for row in sorted(table["annotations"], key=lambda row: row["id"]):
-            if caption := " ".join(row["caption"].split()):
+            if not isinstance(row["caption"], str):
+                raise ValueError(f"the caption {row['caption']!r} of {row['id']!r} is not a text")
+            if caption := clean_caption(row["caption"]):
                 found[row["image_id"]].append(caption)
     return found
 
@@ -145,7 +158,7 @@ def _pack_polygons(values: dict[str, Any]) -> dict[str, Any]:
     polygons = values.get("segmentation")
     if isinstance(polygons, list):
         with suppress(
-            TypeError, ValueError
+            OverflowError, TypeError, ValueError
         ):  # what is damaged stays, and is met when it is decoded
             values["segmentation"] = [np.asarray(polygon, dtype=float) for polygon in polygons]
     return values
@@ -154,7 +167,7 @@ def _pack_polygons(values: dict[str, Any]) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -52,9 +53,9 @@ class Settings:
             )
         if self.seed < 0:
             raise InputError(f"seed={self.seed} must not be negative")
-        if self.soften < 0:
+        if not 0 <= self.soften < math.inf:
             raise InputError(
-                f"soften={self.soften} must not be negative; 0 leaves edges as they are"
+                f"soften={self.soften} must be finite and not negative; 0 leaves edges as they are"
             )
         if not 0 <= self.min_area_share < self.max_area_share <= 1:
             raise InputError(
@@ -63,8 +64,10 @@ class Settings:
             )
         if any(length < 1 for bucket in self.buckets for length in bucket):
             raise InputError(f"buckets={self.buckets} must have sides of at least 1 pixel")
-        if self.min_scale < 0:
-            raise InputError(f"min_scale={self.min_scale} must not be negative; 0 takes any image")
+        if not 0 <= self.min_scale < math.inf:
+            raise InputError(
+                f"min_scale={self.min_scale} must be finite and not negative; 0 takes any image"
+            )
         if not 0 <= self.min_mask_quality <= 1:
             raise InputError(
                 f"min_mask_quality={self.min_mask_quality} must be from 0, which takes any, to 1"
@@ -85,6 +88,14 @@ class Placed:
     instance: Instance
     coverage: Coverage
     quality: float
+
+
+@dataclass(frozen=True)
+class PlacedGroup:
+    """A group in the crop, and what it covers as one: no seam where its instances meet."""
+
+    instances: list[Placed]
+    coverage: Coverage
 
 
 def make_sample(
@@ -122,7 +133,8 @@ def _sample(
         raise RejectedError("no acceptable group")
     framing, corner = choice.framing, choice.window.draw(random)
     scene = _read(record, framing, corner, read_scene)
-    placed = _place(choice, scene, corner, settings.min_mask_quality, rejected)
+    taken = _place(choice, scene, corner, settings.min_mask_quality, rejected)
+    placed = [instance for group in taken for instance in group.instances]
     if len(placed) > MOST_ELEMENTS:
         raise RejectedError(f"more than {MOST_ELEMENTS} elements")
     coverages = [entry.coverage for entry in placed]
@@ -136,7 +148,7 @@ def _sample(
     ]
     lossless = record.file_name.lower().endswith(".png") or _is_small(framing.bucket)
     meta = _meta(settings, record, framing, corner, elements)
-    mask = soften(union(coverages, framing.bucket), settings.soften)
+    mask = soften(union([group.coverage for group in taken], framing.bucket), settings.soften)
     members = {
         "scene.png" if lossless else "scene.jpg": encode_scene(scene, lossless=lossless),
         "mask.png": encode_mask(mask),
@@ -192,9 +204,9 @@ def _place(
     corner: tuple[int, int],
     least_quality: float,
     rejected: Counter[str],
-) -> list[Placed]:
-    """The instances of the groups whose masks are good enough."""
-    placed: list[Placed] = []
+) -> list[PlacedGroup]:
+    """The groups whose masks are good enough."""
+    placed: list[PlacedGroup] = []
     for group in choice.groups:
         members = []
         for instance in group.instances:
@@ -202,8 +214,11 @@ def _place(
             members.append(Placed(instance, coverage, mask_quality(scene, coverage)))
         if min(member.quality for member in members) < least_quality:
             rejected[LOW_QUALITY] += 1
+        elif len(members) == 1:
+            placed.append(PlacedGroup(members, members[0].coverage))
         else:
-            placed += members
+            together = choice.framing.cover(group.inside, group.box, corner)
+            placed.append(PlacedGroup(members, together))
     if not placed:
         raise RejectedError("no acceptable group")
     return placed

@@ -79,7 +79,15 @@ def _files(source: Path) -> Iterator[tuple[str, int]]:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in (*IMAGE_SUFFIXES, ".json", ".txt") and not name.startswith("."):
                 path = Path(folder, name)
-                yield path.relative_to(source).as_posix(), path.stat().st_size
+                yield path.relative_to(source).as_posix(), _size(path)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 of a link to nothing: that is listed, and rejected as unreadable."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _mask(source: Path, image: str, files: Collection[str]) -> str | None:

@@ -14,7 +14,7 @@ from anyscene.files import replace_file
 from anyscene.report import inline_image
 from data_prep.inspect_sheet import contact_sheet
 from data_prep.inspect_statistics import BINS, Statistics, gather
-from data_prep.rejected import kept_masks, left_out
+from data_prep.rejected import images_left_out, kept_masks, left_out
 
 SHEET_NAME = "contact_sheet.png"
 PAGE_NAME = "statistics.html"
@@ -93,7 +93,7 @@ def render(manifest: ShardManifest, statistics: Statistics, sheet: Path) -> str:
 
 def summary(manifest: ShardManifest, statistics: Statistics) -> dict[str, str]:
     """The figures under the title."""
-    images = sum(bar.count for bar in reasons(manifest)["image"]) + manifest.samples
+    images = images_left_out(manifest.rejected) + manifest.samples
     size = sum(record.bytes for record in manifest.shards)
     words = statistics.words
     return {
@@ -118,7 +118,7 @@ def reasons(manifest: ShardManifest) -> dict[str, list[Bar]]:
     for reason, count in left_out(manifest.rejected).items():
         kind, _, why = reason.partition(": ")
         kinds.setdefault(kind, Counter())[why] += count
-    read = manifest.samples + kinds["image"].total()
+    read = manifest.samples + images_left_out(manifest.rejected)
     return {
         kind: bars(counts.most_common(), total=read if kind == "image" else None)
         for kind, counts in kinds.items()

@@ -43,12 +43,17 @@ class Group:
         return functools.reduce(Box.union, [instance.box for instance in self.instances])
 
     @cached_property
-    def area(self) -> int:
-        """Pixels in any of them."""
+    def inside(self) -> NDArray[np.uint8]:
+        """The union of their masks in the box around all, 0 or 1."""
         union = np.zeros((self.box.bottom - self.box.top, self.box.right - self.box.left), np.uint8)
         for instance in self.instances:
             instance.box.within(self.box).cut(union)[:] |= instance.runs.inside
-        return cv2.countNonZero(union)
+        return union
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels in any of them."""
+        return cv2.countNonZero(self.inside)
 
 
 def decode_instances(annotations: Sequence[Annotation], height: int, width: int) -> list[Instance]:
@@ -79,9 +84,10 @@ def read_mask(segmentation: Any, height: int, width: int) -> Runs:
 def _read_polygons(polygons: list[Any], height: int, width: int) -> Runs:
     reach = 2 * (height + width)
     for polygon in polygons:
-        if np.ndim(polygon) != 1 or len(polygon) % 2:
+        corners = np.asarray(polygon)
+        if corners.ndim != 1 or len(corners) % 2 or corners.dtype.kind not in "if":
             raise ValueError("a polygon is not a list of x and y")
-        if not np.all(np.abs(polygon) < reach):  # pycocotools dies on huge values
+        if not np.all(np.abs(corners) < reach):  # pycocotools dies on huge values
             raise ValueError("a polygon lies far outside the image")
     # fewer than three corners have no area, and pycocotools would take two for a box
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]

@@ -52,6 +52,8 @@ def read_annotations(
                 annotations.append(Annotation(row.get("id", number), category, runs, crowd=False))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise RejectedError("its JSON is not in SA-1B's form") from None
+    except FileNotFoundError:  # a link to nothing
+        raise RejectedError("unreadable JSON") from None
     return height, width, tuple(_outermost(annotations, height, width, rejected))
 
 

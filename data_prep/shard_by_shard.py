@@ -19,10 +19,9 @@ from anyscene.data.transforms import Sample
 from anyscene.errors import DamageError, InputError
 from data_prep.parts import Part
 from data_prep.preparation import Arguments, finish, open_journal, shard_files
+from data_prep.rejected import DAMAGED
 from data_prep.shards import ShardFile, finished_record, partial_path
 from data_prep.verify_sample import check_sample
-
-DAMAGED = "damaged sample"
 
 Members = dict[str, bytes]  # by suffix
 Batch = list[tuple[Sample, Members]]  # decoded, and as they are stored

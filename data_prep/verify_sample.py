@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
+from anyscene.data.damage import check_description
 from anyscene.data.sample import Element, Meta
 from anyscene.errors import DamageError
 
@@ -65,8 +66,7 @@ def _check_meta(meta: Meta, key: str, bucket: str) -> tuple[Size, list[Element]]
     height, width = meta["size"]
     if meta["bucket"] != bucket or f"{height}x{width}" != bucket:
         raise DamageError(f"size {height}x{width}, bucket {meta['bucket']} in a shard of {bucket}")
-    if not meta["captions"] or not all(caption.strip() for caption in meta["captions"]):
-        raise DamageError("no caption, or an empty one")
+    check_description(meta)
     for element in meta["elements"]:
         if missing := sorted(Element.__required_keys__ - element.keys()):
             raise DamageError(f"an element in meta.json lacks {missing[0]!r}")

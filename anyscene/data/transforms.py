@@ -15,6 +15,7 @@ from torch import Tensor
 from anyscene.compositing.hint import make_hint
 from anyscene.config import DataConfig
 from anyscene.data.augmentation import augmented_hint
+from anyscene.data.damage import check_description
 from anyscene.data.png import decode_plain_grey
 from anyscene.data.sample import AnyHostBatch, Meta, StoredBatch
 from anyscene.data.stream import Slot
@@ -162,12 +163,7 @@ def decode_meta(members: dict[str, bytes]) -> Meta:
         raise DamageError("meta.json is missing")
     try:
         meta: Meta = json.loads(members["meta.json"])
-        captions = meta["captions"]
-        if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise DamageError("meta.json has no captions")
-        for pair in (meta["original_size"], meta["crop_top_left"]):
-            if len(pair) != 2 or not all(isinstance(value, int) for value in pair):
-                raise DamageError(f"meta.json has {pair} where two numbers belong")
+        check_description(meta)
         meta["truth"]
     except (ValueError, TypeError, KeyError) as error:
         raise DamageError(f"meta.json is damaged ({error!r})") from None

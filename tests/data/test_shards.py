@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,6 +113,11 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
+def described(members: Members, **values: Any) -> Members:
+    meta = json.loads(members["meta.json"]) | values
+    return members | {"meta.json": json.dumps(meta).encode()}
+
+
 DAMAGE: dict[str, tuple[Callable[[Members], Members], str]] = {
     "flipped byte": (lambda m: m | {"scene.png": flipped(m["scene.png"])}, "scene.png cannot be"),
     "cut image": (lambda m: m | {"mask.png": truncated(m["mask.png"])}, "mask.png cannot be"),
@@ -127,6 +133,15 @@ DAMAGE: dict[str, tuple[Callable[[Members], Members], str]] = {
     "no captions": (
         lambda m: m | {"meta.json": json.dumps({"captions": []}).encode()},
         "meta.json has no captions",
+    ),
+    "a text for captions": (lambda m: described(m, captions="a dog"), "meta.json has no captions"),
+    "half a character": (
+        lambda m: described(m, captions=["a \ud83d"]),
+        "meta.json has no captions",
+    ),
+    "absurd original": (
+        lambda m: described(m, original_size=[10**30, 16]),
+        r"meta.json has \[1000000",
     ),
     "wrong size": (
         lambda m: m | {"scene.png": png(np.zeros((16, 15, 3), np.uint8))},

@@ -55,6 +55,8 @@ def test_captions_beside_an_image_are_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one  dog\n\n two dogs\r\n", newline="")
     assert captions_beside(tmp_path / "a.jpg") == ("one dog", "two dogs")
     assert captions_beside(tmp_path / "b.jpg") == ()
+    (tmp_path / "bom.txt").write_text("one dog\n", encoding="utf-8-sig")
+    assert captions_beside(tmp_path / "bom.jpg") == ("one dog",)
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="utf-8"):
         captions_beside(tmp_path / "c.jpg")
@@ -65,6 +67,12 @@ def test_images_find_captions_by_path_or_by_a_name_that_is_theirs_alone() -> Non
     captions = {"a": ("A",), "y/b": ("B",), "b.png": ("either",), "c.v2.jpg": ("C",)}
     assert assign_captions(images, captions) == [("A",), (), ("B",), ("C",)]
     assert assign_captions(["a.jpg"], {"a": ("stem",), "a.jpg": ("name",)}) == [("name",)]
+
+
+def test_half_of_a_character_is_left_out_of_a_caption(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text('{"a": "a dog \\ud83d", "b": "\\ud83d\\udc15", "c": "\\ud83d"}')
+    assert read_captions(path) == {"a": ("a dog",), "b": ("\U0001f415",)}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +89,11 @@ def test_images_find_captions_by_path_or_by_a_name_that_is_theirs_alone() -> Non
         ("captions.csv", "name,text\na,b\n", "it has name, text; needed are file_name and caption"),
         ("captions.csv", "", "it has no columns"),
         ("captions.csv", 'file_name,caption\na,"b', "holds no captions by name"),
+        (
+            "captions.csv",
+            "file_name,caption\na,b\nc,a dog, asleep\n",
+            "line 3 has more fields than",
+        ),
         ("captions.csv", b"file_name,caption\na,caf\xe9\n", "holds no captions by name"),
         ("captions.parquet", "no parquet", "holds no captions by name"),
     ],

@@ -79,3 +79,10 @@ def test_truth_goes_along_with_its_images(coco: SmallCoco, tmp_path: Path) -> No
     (tmp_path / "one.png").unlink()
     with pytest.raises(InputError, match=r"image 1, shadow: no such file: .*one\.png"):
         coco.prepare(truth=tmp_path, out=tmp_path / "again")
+
+
+def test_the_mask_has_no_seam_where_elements_meet(coco: SmallCoco) -> None:
+    coco.add(box(20, 20, 52, 80), box(52, 20, 80, 80), size=(100, 100))  # 52: within a pixel at 64
+    _, samples = coco.prepare(soften=0)
+    assert (samples[1]["mask"][14:50, 14:50] == 255).all()
+    assert np.unique(samples[1]["elements"][14:50, 14:50]).tolist() == [1, 2]

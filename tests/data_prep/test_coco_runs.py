@@ -1,6 +1,7 @@
 """A preparation made again, killed, or asked for with wrong input."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,12 @@ def members_by_key(manifest: ShardManifest) -> dict[str, dict[str, bytes]]:
         ({"seed": -1}, "seed=-1 must not be negative"),
         ({"limit": 0}, "limit=0 must be at least 1"),
         ({"workers": 0}, "workers=0 must be at least 1"),
-        ({"soften": -1.0}, "soften=-1.0 must not be negative"),
+        ({"soften": -1.0}, "soften=-1.0 must be finite and not negative"),
+        ({"soften": math.nan}, "soften=nan must be finite"),
         ({"shard_samples": 0}, "shard_samples=0 must be at least 1"),
         ({"buckets": ((0, 64),)}, r"buckets=\(\(0, 64\),\) must have sides of at least 1"),
-        ({"min_scale": -1.0}, "min_scale=-1.0 must not be negative"),
+        ({"min_scale": -1.0}, "min_scale=-1.0 must be finite and not negative"),
+        ({"min_scale": math.inf}, "min_scale=inf must be finite"),
         ({"min_mask_quality": 1.5}, "min_mask_quality=1.5 must be from 0, which takes any, to 1"),
         ({"min_area_share": 0.9}, "min_area_share=0.9 and max_area_share=0.8 must be rising"),
     ],
@@ -145,10 +148,28 @@ def test_a_file_that_is_not_coco_is_one_line(coco: SmallCoco) -> None:
     refuses(whole | {"images": [image | {"id": "one"}]}, "'one' is not a whole number")
     refuses(whole | {"images": [image | {"height": 0}]}, "an image of 0 pixels")
     refuses(whole | {"images": [{"id": 1}]}, "lacks the key 'file_name'")
+    refuses(whole | {"images": [image | {"file_name": None}]}, "image 1 has file_name=None; it")
+    refuses(whole | {"categories": [{"id": 1, "name": 3}]}, "category 1 has name=3; it must be a")
     refuses(whole | {"annotations": [annotation | {"category_id": 77}]}, "category_id 77")
+    refuses(whole | {"annotations": [annotation | {"iscrowd": "0"}]}, "iscrowd='0'; it must be 0")
     refuses(whole | {"images": [image | {"file_name": "x.jpg"}]}, "none of the 1 annotated images")
     refuses(whole | {"annotations": []}, r"none of the 1 images gives a sample: .*no annotations")
     paths["instances"].write_text(json.dumps(whole))
     paths["captions"].write_text(json.dumps(whole))
     with pytest.raises(InputError, match="caption format: a record lacks the key 'caption'"):
         prepare_files(**paths)
+
+
+def test_captions_that_are_no_text_are_one_line(coco: SmallCoco) -> None:
+    coco.add(box(10, 10, 40, 40))
+    coco.captions[0]["caption"] = None
+    with pytest.raises(InputError, match=r"captions\.json .*: the caption None of 1 is not a text"):
+        coco.prepare()
+
+
+def test_files_may_begin_with_a_byte_order_mark(coco: SmallCoco) -> None:
+    coco.add(box(10, 10, 40, 40))
+    paths = coco.write()
+    for name in ("instances", "captions"):
+        paths[name].write_text(paths[name].read_text(), encoding="utf-8-sig")
+    assert prepare_files(**paths, buckets=((64, 64),)).samples == 1

@@ -145,6 +145,11 @@ def test_captions_come_from_one_place(tmp_path: Path) -> None:
         prepare(tmp_path, captions=captions, out=tmp_path / "third")
 
 
+def link_to_nothing(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.with_name("nowhere"))
+
+
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
@@ -154,6 +159,9 @@ def test_captions_come_from_one_place(tmp_path: Path) -> None:
         (lambda s: (s / "a.json").write_text("{}"), "its JSON is not in SA-1B's form"),
         (lambda s: (s / "a.txt").write_bytes(b"caf\xe9"), "captions that are not UTF-8"),
         (lambda s: (s / "a.jpg").write_bytes(b""), "unreadable file"),
+        (lambda s: link_to_nothing(s / "a_mask.png"), "unreadable mask"),
+        (lambda s: link_to_nothing(s / "a.json"), "unreadable JSON"),
+        (lambda s: link_to_nothing(s / "a.jpg"), "unreadable file"),
         (lambda s: s, NO_FOREGROUND),
     ],
 )

@@ -204,9 +204,9 @@ def test_what_cannot_be_inspected_is_one_line(tmp_path: Path) -> None:
 def test_reasons_are_shares_of_what_they_count(shards: Path) -> None:
     manifest = ShardManifest.read(shards)
     manifest.rejected = {"image: a": 3, "image: b": 1, "group: c": 6, "group: d": 2, "other": 1}
-    manifest.rejected |= {"refinement: e": 5, "element: f": 0}
+    manifest.rejected |= {"refinement: e": 5, "element: f": 0, "damaged sample: g": 2}
     found = reasons(manifest)
-    assert found["image"] == [Bar("a", 3, 0.3), Bar("b", 1, 0.1)]
+    assert found["image"] == [Bar("a", 3, 3 / 12), Bar("b", 1, 1 / 12)]  # 6 samples
     assert found["group"] == [Bar("c", 6, 0.75), Bar("d", 2, 0.25)]
     assert found["element"] == []
     assert "refinement" not in found
