@@ -16,6 +16,7 @@ from training import refused
 
 from anyscene.checkpoint import checkpoints, read_checkpoint, write_share
 from anyscene.cli import main
+from anyscene.config_io import read_config, save_config
 from anyscene.data.sample import MANIFEST_NAME
 from anyscene.errors import DamageError, InputError
 from anyscene.export import export, load_trained
@@ -236,16 +237,14 @@ def fail(*_args: Any, **_options: Any) -> str:
     raise RuntimeError("power cut")
 
 
-def test_a_checkpoint_of_another_run_takes_one_line(
-    tiny_run: Path, tiny_base_folder: Path, demo_shards: Path, tmp_path: Path, capsys
-):
-    widths = "fim.embedder_channels=[8,8,8]"  # others than those of `tiny_run`
-    config = tiny_config(tiny_base_folder, demo_shards, tmp_path, widths, "train.steps=1")
-    (checkpoint,) = train(config).glob("checkpoints/*.ckpt")
-    words = ["export", str(tiny_run), "--out", str(tmp_path / "o"), "--checkpoint", str(checkpoint)]
-    line = refused(words, capsys)
-    assert f"{checkpoint} holds other weights than {tiny_run}/config.yaml trains" in line
-    assert not (tmp_path / "o").exists()
+def test_a_configuration_that_was_changed_takes_one_line(tiny_run: Path, tmp_path: Path, capsys):
+    run = copy_of(tiny_run, tmp_path)
+    config = read_config(run / "config.yaml", ["fim.embedder_channels=[8,8,8]"])
+    save_config(config, run / "config.yaml")
+    line = refused(["export", str(run), "--out", str(tmp_path / "out")], capsys)
+    (checkpoint, *_) = checkpoints(run / "checkpoints")
+    assert f"{checkpoint} holds other weights than {run}/config.yaml trains" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_no_checkpoint(tiny_run: Path, tmp_path: Path):

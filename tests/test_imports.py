@@ -102,6 +102,7 @@ LEVELS = {
     "anyscene.diffusion": 1,
     "anyscene.compositing": 1,
     "anyscene.data.augmentation": 1,
+    "anyscene.data.damage": 1,
     "anyscene.data.index": 1,
     "anyscene.data.manifest_check": 0,
     "anyscene.data.random": 0,
