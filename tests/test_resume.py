@@ -57,7 +57,10 @@ def test_a_damaged_checkpoint_falls_back_loudly(whole, workspace, capsys):
     run, _ = whole
     copy = workspace.killed_copy(run, "damaged", 6)
     copy.checkpoint(6).write_bytes(copy.checkpoint(6).read_bytes()[:-100])
+    later = copy.folder / "samples" / "step-00000005"  # of an earlier life, with other settings
+    later.mkdir(parents=True)
     workspace.train("damaged", workspace.judge)
+    assert not later.exists()
     errors = capsys.readouterr().err
     assert f"WARNING: {copy.checkpoint(6)} has" in errors
     assert "falling back to the checkpoint before" in errors
