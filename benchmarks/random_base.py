@@ -13,6 +13,8 @@ from anyscene.models.base import Base
 from anyscene.models.loading import fake_base
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+UNKNOWN_SHA256 = 64 * "0"
+"""Stands for a hash of random weights: to hash gigabytes of them would take longer than a row."""
 DEMO_BASE = REPOSITORY / "anyscene/assets/demo_base"
 
 
@@ -32,13 +34,10 @@ def describe(family: str, folder: Path) -> Path:
 
 
 def random_base(path: str, *_: Any) -> Base:
-    """The base that a folder describes, with fresh weights, on the device.
-
-    Its hash is a constant: to hash gigabytes of random numbers would take longer than a row.
-    """
+    """The base that a folder describes, with fresh weights, on the device."""
     with device():
         base = fake_base(path)
-    base.sha256 = lambda: "random weights"
+    base.sha256 = lambda: UNKNOWN_SHA256
     return base
 
 

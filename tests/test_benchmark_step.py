@@ -13,6 +13,7 @@ import torch
 from tiny import tiny_config
 
 from anyscene.cost import count_step
+from anyscene.data.cached import has_cached_latents
 from data_prep.cache import Settings, prepare_cache
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -60,6 +61,14 @@ def test_the_benchmark_of_steps_measures_both_sides(
     assert loop == "| plain loop, eager | 2 | 20.0% | 1.2 | unknown | 1.00 |"
     assert failed == "| ours, compile | failed | | 1.2 | | |"
     assert last == "| ours, eager | 3 | 30.0% | 1.2 | 1.0 | 1.50 |"
+
+
+def test_a_benchmark_s_scenes_of_random_weights_are_a_cache(
+    benchmark, demo_shards: Path, tmp_path: Path
+):
+    base, cached = benchmark.encode_scenes("small", demo_shards / "train", tmp_path)
+    assert (base / "unet/config.json").is_file()
+    assert has_cached_latents(str(cached))
 
 
 def test_kept_bases_and_scenes_are_of_their_family_and_size(
