@@ -78,6 +78,12 @@ class Bench:
         }
 
 
+NOTE = (
+    "Shadow correlation is a partial correlation (smooth illumination is removed first). "
+    "fid_small uses the judge's features and few samples: compare only within the table."
+)
+
+
 def evaluate(
     pipeline: AnyScenePipeline,
     judge: Judge,
@@ -128,17 +134,13 @@ def evaluate(
     for name, make in tqdm(makers.items(), desc="evaluate", unit="row", disable=None):
         results[name] = make()
     rows = [row for name in _row_makers(bench, scenes) for row in results[name]]
-    control_rows = [row for n, r in results.items() if n.startswith("control") for row in r]
     record = {
         "samples": len(scenes.prompts),
         "step": step,
         "level": LEVEL,
         "rows": rows,
-        "controls": control_rows,
-        "note": (
-            "Shadow correlation is a partial correlation (smooth illumination is removed first). "
-            "fid_small uses the judge's features and few samples: compare only within the table."
-        ),
+        "controls": [row for n, r in results.items() if n.startswith("control") for row in r],
+        "note": NOTE,
     }
     write_json(out, record)
     return record

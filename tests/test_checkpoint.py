@@ -4,13 +4,11 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from torch import distributed
 
 from anyscene.checkpoint import (
     AtomicCheckpointIO,
@@ -23,10 +21,9 @@ from anyscene.checkpoint import (
     step_of,
     write_checkpoint,
 )
-from anyscene.config import Config
-from anyscene.errors import ConfigError, DamageError, InputError
+from anyscene.errors import DamageError, InputError
 from anyscene.files import sha256_of
-from anyscene.run_folder import agreed, find_checkpoint, remove_leftovers
+from anyscene.run_folder import remove_leftovers
 
 VALUES = {"global_step": 7, "state_dict": {"a": torch.arange(5.0)}, "name": "x"}
 
@@ -163,59 +160,6 @@ def test_files_of_other_names_are_no_checkpoints(tmp_path):
     assert all(path.is_file() for path in others)
 
 
-def test_ranks_agree_on_what_the_first_one_finds(monkeypatch):
-    """Whatever another's network file system shows it: or else it would validate alone."""
-    assert agreed(lambda: True)
-    assert not agreed(lambda: False)
-    rank = 0
-    sent: list[bool] = []
-
-    def broadcast(values: list[bool]) -> None:
-        if rank == 0:
-            sent[:] = values
-        values[:] = sent
-
-    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_rank", lambda: rank)
-    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
-    for found in (True, False):
-        rank = 0
-        assert agreed(lambda: found) is found  # noqa: B023
-        rank = 1
-        assert agreed(pytest.fail) is found
-
-
-def test_resume_never_refuses_checkpoints_without_a_run_json(tmp_path):
-    config = Config(name="x")
-    config = replace(config, train=replace(config.train, resume="never"))
-    assert find_checkpoint(config, tmp_path) is None
-    save(tmp_path / "checkpoints", 1)
-    with pytest.raises(ConfigError, match=r"train\.resume=never, but .* holds a run"):
-        find_checkpoint(config, tmp_path)
-
-
-def test_a_requeued_job_goes_on_with_its_own_or_begins_again(tmp_path, monkeypatch):
-    """One that was to begin with another run's checkpoint, and was killed in its own first one."""
-    other, run = save(tmp_path / "other", 3), tmp_path / "run"
-    config = Config(name="x")
-    config = replace(config, train=replace(config.train, resume=str(other)))
-    first = save(run / "checkpoints", 6)
-    record = first.with_suffix(".json")
-    (run / "run.json").write_text('{"jobs": [{"slurm_job_id": "77"}]}')
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    with pytest.raises(ConfigError, match="is older than step-00000006"):
-        find_checkpoint(config, run)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert find_checkpoint(config, run) == first
-    record.unlink()
-    assert find_checkpoint(config, run) == other
-    never = replace(config, train=replace(config.train, resume="never"))
-    assert find_checkpoint(never, run) is None
-    monkeypatch.setenv("SLURM_JOB_ID", "78")
-    with pytest.raises(ConfigError, match="holds a run"):
-        find_checkpoint(never, run)
-
-
 def test_nothing_to_go_on_from(tmp_path):
     assert last_good_checkpoint(tmp_path / "nowhere") is None
     first = save(tmp_path, 1)
@@ -289,14 +233,6 @@ def test_a_killed_removal_leaves_nothing_that_passes_for_finished(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         remove_checkpoint(path)
     assert [path] == list(tmp_path.iterdir())
-
-
-def test_a_run_goes_on_from_a_path_that_is_as_new_as_its_own(tmp_path):
-    config = Config(name="x")
-    own, other = save(tmp_path / "run" / "checkpoints", 3), save(tmp_path / "other", 3)
-    for path in (own, other):
-        config = replace(config, train=replace(config.train, resume=str(path)))
-        assert find_checkpoint(config, tmp_path / "run") == path
 
 
 CONTROLNETS = {  # UNets of the published bases

@@ -55,7 +55,10 @@ def test_scene_list(tiny_export: Path, canvas: Path, tmp_path: Path, suffix: str
     ],
 )
 def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
-    path = tmp_path / "scenes.yaml"
+    refused(tmp_path / "scenes.yaml", text, message)
+
+
+def refused(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_scene_list(path)
@@ -86,10 +89,7 @@ def test_a_mistake_in_the_last_json_line_is_not_left_out(tmp_path: Path, end: st
     ],
 )
 def test_bad_json_lines(tmp_path: Path, entry: str, message: str):
-    path = tmp_path / "scenes.jsonl"
-    path.write_text(entry)
-    with pytest.raises(InputError, match=message):
-        read_scene_list(path)
+    refused(tmp_path / "scenes.jsonl", entry, message)
 
 
 @pytest.mark.parametrize("written", ["010", "1.10", "1e3", "no", "null", "2024-01-02", "0x1f", "7"])
