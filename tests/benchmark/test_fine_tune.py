@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def photos_fine_tune(kind: Kind, base: Path, benchmark: Benchmark, *changes: str
     )
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts its background commands with SIGINT ignored, and Lightning leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("kind", "stop", "status"),
     [(Kind.dreambooth, signal.SIGINT, 1), (Kind.custom_diffusion, signal.SIGTERM, 143)],
