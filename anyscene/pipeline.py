@@ -147,6 +147,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
+        return_dict: bool = True,
         callback_on_step_end: Callable[..., dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = (LATENTS,),
     ) -> AnySceneOutput:
@@ -180,6 +181,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             latents: initial noise B c h w, in place of `generator`.
             output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
                 latents, unblended.
+            return_dict: False: a tuple, `(images, raw_images)`.
             callback_on_step_end: a function or one of diffusers' `PipelineCallback`s; may return
                 other tensors, set `pipeline._guidance_scale` and end sampling by
                 `pipeline._interrupt = True`.
@@ -232,7 +234,8 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
             callback_on_step_end, callback_on_step_end_tensor_inputs, conditions
         )
         final = sample_latents(self, conditions, noise, num_inference_steps, options, callback)
-        return self._finished(final, own, output_type, blend, blend_k)
+        output = self._finished(final, own, output_type, blend, blend_k)
+        return output if return_dict else output.to_tuple()  # pyright: ignore - the default's type
 
     @property
     def guidance_scale(self) -> float:

@@ -63,6 +63,18 @@ def ours(pipeline: AnyScenePipeline, **options: Any) -> Tensor:
     return torch.as_tensor(pipeline(PROMPTS, rgb, mask, generator=generators(), **arguments).images)
 
 
+def test_a_tuple_instead_of_an_output_has_both_images(pipeline: AnyScenePipeline):
+    options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "pt", "blend": "alpha"}
+
+    def call(**more: Any) -> Any:
+        return pipeline(PROMPTS, *foregrounds(), generator=generators(), **options, **more)
+
+    images, raw = call(return_dict=False)
+    assert torch.equal(images, call().images)
+    assert torch.equal(raw, call().raw_images)
+    assert not torch.equal(images, raw)
+
+
 def test_a_callback_ends_sampling_as_in_diffusers(pipeline: AnyScenePipeline):
     """By `_interrupt`; the next call is whole again."""
     seen: list[int] = []
