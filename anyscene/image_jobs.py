@@ -70,9 +70,12 @@ class Model:
         return self.pipeline.controlnet is not None
 
     def device_name(self) -> str:
-        """The device and what decides about its last bits, as `cpu AVX2` or `cuda NVIDIA H100`."""
+        """The device and what decides about its last bits, as `cpu AMD EPYC, AVX2` or
+        `cuda NVIDIA H100`: processors of two makers round otherwise with the same instructions."""
         if self.device == "cpu":
-            return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+            known = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch
+            maker = known.get("cpu_name", "of unknown make")
+            return f"cpu {maker}, {torch.backends.cpu.get_cpu_capability()}"
         return f"cuda {torch.cuda.get_device_name()}"
 
 
