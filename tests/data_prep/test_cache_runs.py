@@ -1,13 +1,16 @@
 """A cache made again, killed, or of damaged shards."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from shard_folders import Members, write_shards
+from shard_folders import Members, write_manifest, write_shards
 from small_cache import damaged_source, samples_of
 from small_coco import file_bytes
+from tiny import tiny_base
 
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
@@ -51,6 +54,39 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     assert calls == 103  # the first shard is not made again
     assert (tmp_path / "train-000000.tar").stat().st_mtime_ns == before
     assert file_bytes(tmp_path) == file_bytes(whole_cache)
+
+
+@pytest.mark.parametrize("lost", [(), ("train-000002.tar",)])
+def test_a_cache_that_names_the_whole_base_stays_one(
+    lost: tuple[str, ...],
+    cache_source: Path,
+    whole_cache: Path,
+    cache_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As earlier versions made them: finished, and killed while lost shards were made again."""
+    out = tmp_path / "out"
+    shutil.copytree(whole_cache, out)
+    manifest = ShardManifest.read(out)
+    base = {name: value for name, value in manifest.base.items() if name != "encoder_sha256"}
+    sha256 = cache.load_base(cache_settings.base, None, None).sha256()
+    write_manifest(out, replace(manifest, base=base | {"sha256": sha256}))
+    before = file_bytes(out)
+    for name in lost:
+        (out / name).unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "encode_scenes", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                prepare_cache(str(cache_source), out, cache_settings)
+        assert not (out / "manifest.json").exists()
+    other = tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=f"base sha256 is {sha256} there"):
+        prepare_cache(str(cache_source), out, replace(cache_settings, base=str(other)))
+    prepare_cache(str(cache_source), out, cache_settings)
+    assert file_bytes(out) == before
+    prepare_cache(str(cache_source), out, cache_settings, overwrite=True)
+    assert file_bytes(out) == file_bytes(whole_cache)
 
 
 def test_a_lost_shard_is_made_again(
