@@ -36,12 +36,11 @@ def read_captions(path: Path) -> Captions:
     return {name: tuple(captions) for name, captions in found.items() if captions}
 
 
-def captions_beside(image: Path) -> tuple[str, ...]:
-    """The lines of NAME.txt beside an image, each a caption; none without that file.
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a text, each a caption; none without that file.
 
     Raises `ValueError` where it is not UTF-8.
     """
-    path = image.with_suffix(".txt")
     return clean_captions(path.read_text("utf-8-sig").splitlines()) if path.is_file() else ()
 
 

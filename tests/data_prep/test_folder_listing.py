@@ -34,6 +34,20 @@ def test_masks_and_json_belong_to_the_image_of_their_name(tmp_path: Path) -> Non
     assert [entry.name for entry in entries][4:7] == ["deep/a", "e", "a"]
 
 
+def test_endings_count_in_capitals_too(tmp_path: Path) -> None:
+    touch(tmp_path, "a.JPG", "a_mask.PNG", "a.TXT", "B.jpg", "B.MASK.PNG", "C.WebP", "C.Json")
+    touch(tmp_path, "images/d.jpg", "masks/d.PNG", "e.jpg", "E_mask.png")
+    entries, _ = list_folder(tmp_path)
+    assert [(entry.image, entry.mask, entry.annotations, entry.text) for entry in entries] == [
+        ("B.jpg", "B.MASK.PNG", None, None),
+        ("C.WebP", None, "C.Json", None),
+        ("E_mask.png", None, None, None),  # of E, not of e
+        ("a.JPG", "a_mask.PNG", None, "a.TXT"),
+        ("e.jpg", None, None, None),
+        ("images/d.jpg", "masks/d.PNG", None, None),
+    ]
+
+
 def test_the_checksum_is_of_the_images_files_names_and_sizes(tmp_path: Path) -> None:
     names = ("a.jpg", "a_mask.png", "a.txt", "b.jpg", "b.json")
     known = list_folder(touch(tmp_path / "x", *names))[1]
@@ -81,6 +95,8 @@ def test_cleaned_names_stay_apart() -> None:
         (["a.jpg", "a.png"], r"a\.jpg and a\.png would both be 'a'; rename or move one"),
         (["images/a.jpg", "a.jpg"], "would both be 'a'"),
         (["a.jpg", "a_mask.png", "a.mask.png"], "has two masks, a_mask.png and a.mask.png"),
+        (["a.jpg", "a_mask.PNG", "a_mask.png"], "has two masks, a_mask.PNG and a_mask.png"),
+        (["a.jpg", "a.TXT", "a.txt"], r"has two \.txt files, a\.TXT and a\.txt; leave one there"),
     ],
 )
 def test_a_folder_that_is_not_clear_is_one_line(
