@@ -61,6 +61,7 @@ def test_parts_together_are_the_whole_data_set(coco: SmallCoco, count: int) -> N
     for number in range(6):
         coco.add(box(10, 10, 40, 40), size=(64, 64 + 10 * number))
     coco.add()
+    coco.annotations.append(coco.annotations[0] | {"id": 0, "image_id": 99})
     options = {"buckets": ((64, 64), (64, 96)), "shard_samples": 2}
     whole, _ = coco.prepare(**options, out=coco.folder / "whole")
     for index in range(count):
