@@ -65,7 +65,8 @@ def names_whole_base(cached: dict[str, Any] | None) -> bool:
 
 
 def has_cached_latents(location: str) -> bool:
-    """Whether shards store the scenes' latents; no: they are not here, or not yet."""
-    if not (Path(location) / MANIFEST_NAME).is_file():
-        return False
-    return ShardManifest.read(location).base is not None
+    """Whether shards store the scenes' latents; no: they are not here, or not yet. Of a data set in
+    parts the first finished one tells."""
+    folders = (Path(location), *sorted(Path(location).glob("part-*-of-*")))
+    made = next((folder for folder in folders if (folder / MANIFEST_NAME).is_file()), None)
+    return made is not None and ShardManifest.read(made).base is not None

@@ -8,7 +8,7 @@ import pytest
 from shard_files import write_shards
 
 from anyscene.config import BaseConfig, Config, DataConfig
-from anyscene.data.cached import check_cached
+from anyscene.data.cached import check_cached, has_cached_latents
 from anyscene.errors import ConfigError, InputError
 
 WHOLE, ENCODER, OTHER = (digit * 64 for digit in "abc")
@@ -52,6 +52,16 @@ def test_a_cache_is_of_a_first_stage_and_an_earlier_one_of_a_whole_base(tmp_path
     assert "by an earlier version, which names the whole base, with one of sha256 bbbb" in line
     assert "but base.path='models/x' has aaaa" in line
     assert refused(own, foreign).startswith(f"data.mix: {foreign!r} was cached with")
+
+
+def test_a_cache_in_parts_is_one_while_the_others_are_made(tmp_path: Path) -> None:
+    assert not has_cached_latents(str(tmp_path / "gone"))
+    assert not has_cached_latents(str(write_shards(tmp_path / "scenes", [2]).root))
+    assert has_cached_latents(cache(tmp_path / "whole", encoder_sha256=ENCODER))
+    (tmp_path / "parts" / "part-00000-of-00003").mkdir(parents=True)
+    assert not has_cached_latents(str(tmp_path / "parts"))
+    cache(tmp_path / "parts" / "part-00001-of-00003", encoder_sha256=ENCODER)
+    assert has_cached_latents(str(tmp_path / "parts"))
 
 
 def test_caches_of_other_dtypes_or_shapes_do_not_mix(tmp_path: Path) -> None:
