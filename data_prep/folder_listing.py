@@ -89,9 +89,24 @@ def list_folder(source: Path) -> tuple[list[Entry], str]:
 
 
 def _files(source: Path) -> Iterator[tuple[str, int]]:
-    """Path and bytes of every image, JSON and text file below `source`, hidden ones left out."""
-    for folder, folders, names in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Path and bytes of every image, JSON and text file below `source`, hidden ones left out.
+
+    Links to folders are followed, but for those to what is seen anyway, or was. Raises `OSError`
+    for a folder that cannot be read.
+    """
+    root = source.resolve()
+    seen = {root}
+
+    def is_new(path: Path) -> bool:
+        real = path.resolve()
+        if real in seen or (path.is_symlink() and real.is_relative_to(root)):
+            return False
+        seen.add(real)
+        return True
+
+    for folder, folders, names in os.walk(source, onerror=_refuse, followlinks=True):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if is_new(Path(folder, name))]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in (*IMAGE_SUFFIXES, ".json", ".txt") and not name.startswith("."):
@@ -99,11 +114,15 @@ def _files(source: Path) -> Iterator[tuple[str, int]]:
                 yield path.relative_to(source).as_posix(), _size(path)
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _size(path: Path) -> int:
     """Bytes of a file, 0 of a link to nothing: that is listed, and rejected as unreadable."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:  # nothing there, or a link to itself
         return 0
 
 

@@ -1,6 +1,9 @@
 """Which images a folder has, what tells their foreground, and what they are called."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +49,35 @@ def test_endings_count_in_capitals_too(tmp_path: Path) -> None:
         ("e.jpg", None, None, None),
         ("images/d.jpg", "masks/d.PNG", None, None),
     ]
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.jpg", "a_mask.png")
+    touch(tmp_path / "set", "b.jpg")
+    for name, target in (("more", tmp_path / "elsewhere"), ("again", tmp_path / "elsewhere")):
+        (tmp_path / "set" / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path)  # in which the set lies
+    (tmp_path / "set" / "self").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "loop.png").symlink_to("loop.png")
+    entries, _ = list_folder(tmp_path / "set")
+    found = [("again/a.jpg", "again/a_mask.png"), ("b.jpg", None), ("loop.png", None)]
+    assert [(entry.image, entry.mask) for entry in entries] == found
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "closed/b.jpg")
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="closed"):  # one line of the command
+        list_folder(tmp_path)
 
 
 def test_the_checksum_is_of_the_images_files_names_and_sizes(tmp_path: Path) -> None:
