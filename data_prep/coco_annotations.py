@@ -59,9 +59,7 @@ def read_records(
     spoken = _read_captions(captions) if captions else None
     truths = _read_truth(truth / TRUTH_NAME) if truth else {}
     with _in_form("COCO format", instances):
-        categories = {
-            category["id"]: _text(category, "name", "category") for category in table["categories"]
-        }
+        categories = _read_categories(table["categories"])
         licences = {entry["id"]: _licence(entry) for entry in table.get("licenses") or []}
         annotations = _read_annotations(table["annotations"], categories)
         images = sorted(table["images"], key=lambda image: image["id"])
@@ -74,8 +72,8 @@ def read_records(
                 image_id=image["id"],
                 name=f"{image['id']:012d}",
                 file_name=_text(image, "file_name", "image"),
-                height=_side(image["height"]),
-                width=_side(image["width"]),
+                height=_side(image, "height"),
+                width=_side(image, "width"),
                 licence=licences.get(image.get("license"), "unknown"),
                 annotations=tuple(annotations.get(image["id"], ())),
                 captions=None if spoken is None else tuple(spoken.get(image["id"], ())),
@@ -85,15 +83,29 @@ def read_records(
         ]
 
 
+def _read_categories(rows: list[dict[str, Any]]) -> dict[int, str]:
+    """Names by id. Raises `ValueError` for an id with two names."""
+    found: dict[int, str] = {}
+    for row in rows:
+        name = _text(row, "name", "category")
+        if found.setdefault(row["id"], name) != name:
+            raise ValueError(f"category {row['id']!r} is both {found[row['id']]!r} and {name!r}")
+    return found
+
+
 def _text(record: dict[str, Any], key: str, kind: str) -> str:
     if not isinstance(record[key], str) or not record[key].strip():
         raise ValueError(f"{kind} {record['id']!r} has {key}={record[key]!r}; it must be a text")
     return record[key]
 
 
-def _side(pixels: object) -> int:
+def _side(image: dict[str, Any], key: str) -> int:
+    pixels = image[key]
     if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE:
-        raise ValueError(f"an image of {pixels!r} pixels on a side")
+        raise ValueError(
+            f"image {image['id']} has {key}={pixels!r}; it must be a whole number of pixels from 1 "
+            f"to {LARGEST_SIDE}"
+        )
     return pixels
 
 
