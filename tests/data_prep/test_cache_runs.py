@@ -118,6 +118,28 @@ def test_a_finished_folder_is_kept_and_another_one_is_not_touched(
     assert not list((tmp_path / "out").glob("*-000002*"))
 
 
+def test_an_overwrite_removes_the_manifest_before_what_it_names(
+    cache_source: Path,
+    whole_cache: Path,
+    cache_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(whole_cache, tmp_path, dirs_exist_ok=True)
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    settings = replace(cache_settings, dtype="fp16")
+    prepare_cache(str(cache_source), tmp_path, settings, overwrite=True)
+    assert removed[0] == "manifest.json"
+    assert {"train-000000.tar", "train-000003.tar.index"} <= set(removed)
+
+
 def flip_a_byte(members: Members) -> None:
     data = members["scene.png"]
     members["scene.png"] = data[:400] + bytes([data[400] ^ 255]) + data[401:]
