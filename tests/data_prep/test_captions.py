@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ def test_a_text_has_a_caption_a_line(tmp_path: Path) -> None:
 def test_images_find_captions_by_path_or_by_a_name_that_is_theirs_alone() -> None:
     images = ["images/a.jpg", "x/b.png", "y/b.png", "images/c.v2.jpg"]
     captions = {"a": ("A",), "y/b": ("B",), "b.png": ("either",), "c.v2.jpg": ("C",)}
-    assert assign_captions(images, captions) == [("A",), (), ("B",), ("C",)]
-    assert assign_captions(["a.jpg"], {"a": ("stem",), "a.jpg": ("name",)}) == [("name",)]
+    captions["d"] = ("of none", "nor this")
+    rejected: Counter[str] = Counter()
+    assert assign_captions(images, captions, rejected) == [("A",), (), ("B",), ("C",)]
+    assert rejected == {"caption: its name is not that of one image": 3}
+    both = {"a": ("stem",), "a.jpg": ("name",)}
+    assert assign_captions(["a.jpg"], both, Counter()) == [("name",)]
 
 
 def test_half_of_a_character_is_left_out_of_a_caption(tmp_path: Path) -> None:
