@@ -59,7 +59,7 @@ def train(config: Config) -> Path:
     lightning.seed_everything(config.train.seed, verbose=False)
 
     module = SceneModule(config)
-    check_cached(config, module.base_sha256)
+    check_cached(config, module.base_sha256, module.base.encoder_sha256())
     check_data_sizes(config.data, module.base.pixel_multiple())
     identity = None
     if checkpoint is not None:

@@ -22,6 +22,7 @@ import pstats
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         coco = options.coco or make_images(Path(folder), options.images)
         make = functools.partial(make_coco_sample, coco / "images", Settings("benchmark"))
-        records = read_records(coco / "instances.json", None, None, None)
+        records = read_records(coco / "instances.json", None, None, None, Counter())
         tasks = [task for record in records if (task := describe(make, coco, record))]
         print(f"{len(tasks)} images give a sample")
         rounds = options.rounds

@@ -37,7 +37,7 @@ def random_base(path: str, *_: Any) -> Base:
     """The base that a folder describes, with fresh weights, on the device."""
     with device():
         base = fake_base(path)
-    base.sha256 = lambda: UNKNOWN_SHA256
+    base.sha256 = base.encoder_sha256 = lambda: UNKNOWN_SHA256
     return base
 
 

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 from anyscene.config import DataConfig
+from anyscene.data.cached import names_whole_base
 from anyscene.data.reader import ShardReader
-from anyscene.data.sample import ShardManifest
+from anyscene.data.sample import MANIFEST_NAME, ShardManifest
 from anyscene.data.sources import check_sizes, open_shards, read_manifest, shard_cache
 from anyscene.devices import choose_device
 from anyscene.errors import InputError
 from anyscene.models.base import Base, vae_factor
 from anyscene.models.loading import load_base
 from data_prep.cache_sample import cached_members, encode_scenes
+from data_prep.journal import journal_arguments
 from data_prep.parts import WHOLE, Part
 from data_prep.preparation import Arguments, finished_manifest, tool_versions
 from data_prep.shard_by_shard import Batch, Members, Work, check_out, write_shards
@@ -54,7 +56,8 @@ def prepare_cache(
     torch.set_float32_matmul_precision("high")  # as in training
     base = load_base(settings.base, settings.revision, settings.first_stage)
     check_sizes(source.location, source, base.pixel_multiple())
-    arguments = _arguments(source, base, settings, device)
+    earlier = not overwrite and _is_of_an_earlier_version(part.folder(out))
+    arguments = _arguments(source, base, settings, device, earlier)
     if not overwrite and (manifest := finished_manifest(out, arguments, part)):
         print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")
         return manifest
@@ -77,16 +80,26 @@ def _cached(base: Base, settings: Settings, batch: Batch) -> list[Members]:
     ]
 
 
-def _arguments(source: ShardManifest, base: Base, settings: Settings, device: str) -> Arguments:
+def _is_of_an_earlier_version(folder: Path) -> bool:
+    """Whether a folder has a cache, finished or not, that names the whole base: it stays one."""
+    if (folder / MANIFEST_NAME).is_file():
+        return names_whole_base(ShardManifest.read(folder).base)
+    return names_whole_base((journal_arguments(folder) or {}).get("base"))
+
+
+def _arguments(
+    source: ShardManifest, base: Base, settings: Settings, device: str, earlier: bool
+) -> Arguments:
     first_stage = base.vae.config
+    encoder = {"sha256": base.sha256()} if earlier else {"encoder_sha256": base.encoder_sha256()}
     return Arguments(
         source.split,
         source.source,
         source.seed,
         source.filters | {"source_manifest_sha256": source.sha256()},
         source.tools | tool_versions(TOOLS),
-        {
-            "sha256": base.sha256(),
+        encoder
+        | {
             "dtype": settings.dtype,
             "channels": first_stage["latent_channels"],
             "factor": vae_factor(base.vae),

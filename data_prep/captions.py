@@ -11,6 +11,7 @@ from anyscene.errors import InputError
 
 NAME_COLUMN = "file_name"
 CAPTION_COLUMNS = ("caption", "captions")
+UNUSED = "caption: its name is not that of one image"
 KINDS = "must be JSON, CSV or parquet"
 
 Captions = dict[str, tuple[str, ...]]
@@ -36,30 +37,40 @@ def read_captions(path: Path) -> Captions:
     return {name: tuple(captions) for name, captions in found.items() if captions}
 
 
-def captions_beside(image: Path) -> tuple[str, ...]:
-    """The lines of NAME.txt beside an image, each a caption; none without that file.
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a text, each a caption; none without that file.
 
     Raises `ValueError` where it is not UTF-8.
     """
-    path = image.with_suffix(".txt")
     return clean_captions(path.read_text("utf-8-sig").splitlines()) if path.is_file() else ()
 
 
-def assign_captions(images: Sequence[str], captions: Captions) -> list[tuple[str, ...]]:
+def assign_captions(
+    images: Sequence[str], captions: Captions, rejected: Counter[str]
+) -> list[tuple[str, ...]]:
     """The captions of each image, a path below the source, with or without its ending in the file.
 
     A bare file name stands for an image below a folder only where no other image bears it.
+    `rejected` counts the captions that no image has got.
     """
     bare = Counter(PurePosixPath(image).stem for image in images)
+    left = dict(captions)
 
     def of(image: str) -> tuple[str, ...]:
         path = PurePosixPath(image)
         names = [image, str(path.with_suffix(""))]
         if bare[path.stem] == 1:
             names += [path.name, path.stem]
-        return next((captions[name] for name in names if name in captions), ())
+        name = next((name for name in names if name in captions), None)
+        if name is None:
+            return ()
+        left.pop(name, None)
+        return captions[name]
 
-    return [of(image) for image in images]
+    found = [of(image) for image in images]
+    if unused := sum(map(len, left.values())):
+        rejected[UNUSED] += unused
+    return found
 
 
 def clean_captions(captions: object) -> tuple[str, ...]:

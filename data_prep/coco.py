@@ -3,7 +3,8 @@
 What was left out is counted in the manifest's `rejected`. A reason that starts with `image:` counts
 an image that gave no sample, so that these and the samples add up to the images read; `group:`
 counts groups of touching instances that were left out of a foreground, `element:` instances of a
-chosen group that cannot be seen, both whether or not the image gave a sample.
+chosen group that cannot be seen, both whether or not the image gave a sample. `annotation:` and
+`caption:` count those of images that are not listed.
 
 Masks lie in the stored orientation of an image file, which is COCO's: pycocotools and its readers
 ignore the orientation in EXIF, and so does this. An image whose stored size is not its annotation's
@@ -73,7 +74,8 @@ def prepare_coco(
         samples = f"{manifest.samples} samples"
         print(f"{manifest.root}: {samples}, made with the same arguments, are there already")
         return manifest
-    records = read_records(files.instances, files.captions, settings.truth, limit)
+    rejected: Counter[str] = Counter()
+    records = read_records(files.instances, files.captions, settings.truth, limit, rejected)
     _check_images(files.images, records)
     return prepare(
         out,
@@ -83,6 +85,7 @@ def prepare_coco(
         workers=workers,
         shard_samples=shard_samples,
         part=part,
+        rejected=rejected,
     )
 
 

@@ -1,8 +1,8 @@
 """COCO's JSON files as one small record an image: the only place that knows their keys."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from data_prep.captions import clean_caption
 
 TRUTH_NAME = "truth.jsonl"
 LARGEST_SIDE = 65_535  # pixels: JPEG's
+UNLISTED = "of an image that is not listed"
 
 
 @dataclass(frozen=True)
@@ -43,30 +44,36 @@ class ImageRecord:
 
 
 def read_records(
-    instances: Path, captions: Path | None, truth: Path | None, limit: int | None
+    instances: Path,
+    captions: Path | None,
+    truth: Path | None,
+    limit: int | None,
+    rejected: Counter[str],
 ) -> list[ImageRecord]:
     """The images of COCO files by rising id, the first `limit` of them.
 
-    Raises `InputError` for a missing file and for one that is not COCO.
+    `rejected` counts annotations and captions of images that `instances` does not list. Raises
+    `InputError` for a missing file and for one that is not COCO.
     """
     table = _read_json(instances, ("images", "annotations", "categories"))
     spoken = _read_captions(captions) if captions else None
     truths = _read_truth(truth / TRUTH_NAME) if truth else {}
     with _in_form("COCO format", instances):
-        categories = {
-            category["id"]: _text(category, "name", "category") for category in table["categories"]
-        }
+        categories = _read_categories(table["categories"])
         licences = {entry["id"]: _licence(entry) for entry in table.get("licenses") or []}
         annotations = _read_annotations(table["annotations"], categories)
         images = sorted(table["images"], key=lambda image: image["id"])
-        _check_ids([image["id"] for image in images])
+        ids = [image["id"] for image in images]
+        _check_ids(ids)
+        _count_unlisted("annotation", annotations, ids, rejected)
+        _count_unlisted("caption", spoken or {}, ids, rejected)
         return [
             ImageRecord(
                 image_id=image["id"],
                 name=f"{image['id']:012d}",
                 file_name=_text(image, "file_name", "image"),
-                height=_side(image["height"]),
-                width=_side(image["width"]),
+                height=_side(image, "height"),
+                width=_side(image, "width"),
                 licence=licences.get(image.get("license"), "unknown"),
                 annotations=tuple(annotations.get(image["id"], ())),
                 captions=None if spoken is None else tuple(spoken.get(image["id"], ())),
@@ -76,15 +83,29 @@ def read_records(
         ]
 
 
+def _read_categories(rows: list[dict[str, Any]]) -> dict[int, str]:
+    """Names by id. Raises `ValueError` for an id with two names."""
+    found: dict[int, str] = {}
+    for row in rows:
+        name = _text(row, "name", "category")
+        if found.setdefault(row["id"], name) != name:
+            raise ValueError(f"category {row['id']!r} is both {found[row['id']]!r} and {name!r}")
+    return found
+
+
 def _text(record: dict[str, Any], key: str, kind: str) -> str:
     if not isinstance(record[key], str) or not record[key].strip():
         raise ValueError(f"{kind} {record['id']!r} has {key}={record[key]!r}; it must be a text")
     return record[key]
 
 
-def _side(pixels: object) -> int:
+def _side(image: dict[str, Any], key: str) -> int:
+    pixels = image[key]
     if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE:
-        raise ValueError(f"an image of {pixels!r} pixels on a side")
+        raise ValueError(
+            f"image {image['id']} has {key}={pixels!r}; it must be a whole number of pixels from 1 "
+            f"to {LARGEST_SIDE}"
+        )
     return pixels
 
 
@@ -95,6 +116,14 @@ def _check_ids(ids: list[int]) -> None:
             raise ValueError(f"the image id {number!r} is not a whole number from 0")
         if number == before:
             raise ValueError(f"the image id {number} is there twice")
+
+
+def _count_unlisted(
+    kind: str, found: Mapping[int, Sequence[Any]], ids: Collection[int], rejected: Counter[str]
+) -> None:
+    """Count what belongs to an image that is not there, such as one whose id is a text."""
+    if unlisted := sum(len(found[image]) for image in found.keys() - set(ids)):
+        rejected[f"{kind}: {UNLISTED}"] += unlisted
 
 
 def _read_annotations(

@@ -13,6 +13,7 @@ again as COCO's masks are. What was left out is counted in the manifest's `rejec
 """
 
 import functools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,8 +50,9 @@ def prepare_folder(
     settings.check()
     check_run(split, workers=workers, limit=limit, shard_samples=shard_samples)
     entries, checksum = list_folder(reading.source)
+    rejected: Counter[str] = Counter()
     if captions:
-        entries = _with_captions(entries, captions, reading)
+        entries = _with_captions(entries, captions, reading, rejected)
     filters = (
         settings.filters()
         | reading.filters()
@@ -74,13 +76,16 @@ def prepare_folder(
         workers=workers,
         shard_samples=shard_samples,
         part=part,
+        rejected=rejected,
     )
 
 
-def _with_captions(entries: list[Entry], path: Path, reading: Reading) -> list[Entry]:
+def _with_captions(
+    entries: list[Entry], path: Path, reading: Reading, rejected: Counter[str]
+) -> list[Entry]:
     """The images with their captions from a file. Raises `InputError` where it names none."""
     captions = read_captions(path)
-    found = assign_captions([entry.image for entry in entries], captions)
+    found = assign_captions([entry.image for entry in entries], captions, rejected)
     if not any(found):
         example = next(iter(captions), None)
         raise InputError(

@@ -3,14 +3,18 @@
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from anyscene.errors import InputError
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+ENDING = re.compile(r"([._]mask)?\.[^.]+$", re.IGNORECASE)
 LONGEST_KEY = 64  # characters
+
+Files = Mapping[str, Sequence[str]]  # paths by what they are with their ending in small letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class Entry:
     image: str
     mask: str | None
     annotations: str | None  # JSON
-    captions: tuple[str, ...] | None = None  # None: the lines of NAME.txt, if it is there
+    text: str | None = None  # NAME.txt: a caption a line
+    captions: tuple[str, ...] | None = None  # in place of its lines
 
     @property
     def name(self) -> str:
@@ -56,25 +61,52 @@ def list_folder(source: Path) -> tuple[list[Entry], str]:
         raise InputError(f"no such folder: {source}")
     sizes = dict(sorted(_files(source)))
     pictures = [path for path in sizes if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
-    masks = {picture: _mask(source, picture, sizes) for picture in pictures}
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sizes:
+        files[ENDING.sub(lambda ending: ending[0].lower(), path)].append(path)
+    masks = {picture: _mask(source, picture, files) for picture in pictures}
     taken = set(masks.values())
     entries = [
-        Entry(picture, masks[picture], _beside(picture, ".json", sizes))
+        Entry(
+            picture,
+            masks[picture],
+            _beside(source, picture, ".json", files),
+            _beside(source, picture, ".txt", files),
+        )
         for picture in pictures
         if picture not in taken
     ]
     if not entries:
         raise InputError(f"{source} holds no image: none ends in {' '.join(IMAGE_SUFFIXES)}")
     _check_names(source, entries)
-    used = {path for entry in entries for path in _used_by(entry, sizes)}
+    used = {
+        path
+        for entry in entries
+        for path in (entry.image, entry.mask, entry.annotations, entry.text)
+    }
     listing = "".join(f"{path}\0{size}\n" for path, size in sizes.items() if path in used)
     return entries, hashlib.sha256(os.fsencode(listing)).hexdigest()
 
 
 def _files(source: Path) -> Iterator[tuple[str, int]]:
-    """Path and bytes of every image, JSON and text file below `source`, hidden ones left out."""
-    for folder, folders, names in os.walk(source):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Path and bytes of every image, JSON and text file below `source`, hidden ones left out.
+
+    Links to folders are followed, but for those to what is seen anyway, or was. Raises `OSError`
+    for a folder that cannot be read.
+    """
+    root = source.resolve()
+    seen = {root}
+
+    def is_new(path: Path) -> bool:
+        real = path.resolve()
+        if real in seen or (path.is_symlink() and real.is_relative_to(root)):
+            return False
+        seen.add(real)
+        return True
+
+    for folder, folders, names in os.walk(source, onerror=_refuse, followlinks=True):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if is_new(Path(folder, name))]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in (*IMAGE_SUFFIXES, ".json", ".txt") and not name.startswith("."):
@@ -82,32 +114,37 @@ def _files(source: Path) -> Iterator[tuple[str, int]]:
                 yield path.relative_to(source).as_posix(), _size(path)
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def _size(path: Path) -> int:
     """Bytes of a file, 0 of a link to nothing: that is listed, and rejected as unreadable."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:  # nothing there, or a link to itself
         return 0
 
 
-def _mask(source: Path, image: str, files: Collection[str]) -> str | None:
+def _mask(source: Path, image: str, files: Files) -> str | None:
     path = PurePosixPath(image)
     places = [path.with_name(f"{path.stem}{end}.png") for end in ("_mask", ".mask")]
     if path.parent.name == "images":
         places.append(path.parent.with_name("masks") / f"{path.stem}.png")
-    found = [str(place) for place in places if str(place) in files]
+    return _only(source / image, "masks", places, files)
+
+
+def _beside(source: Path, image: str, suffix: str, files: Files) -> str | None:
+    place = PurePosixPath(image).with_suffix(suffix)
+    return _only(source / image, f"{suffix} files", [place], files)
+
+
+def _only(image: Path, kind: str, places: Sequence[PurePosixPath], files: Files) -> str | None:
+    """The file in one of the places, its ending in any letters. Raises `InputError` for two."""
+    found = [path for place in places for path in files.get(str(place), ())]
     if len(found) > 1:
-        raise InputError(f"{source / image} has two masks, {' and '.join(found)}; leave one there")
+        raise InputError(f"{image} has two {kind}, {' and '.join(found)}; leave one there")
     return found[0] if found else None
-
-
-def _beside(image: str, suffix: str, files: Collection[str]) -> str | None:
-    path = str(PurePosixPath(image).with_suffix(suffix))
-    return path if path in files else None
-
-
-def _used_by(entry: Entry, files: Collection[str]) -> set[str | None]:
-    return {entry.image, entry.mask, entry.annotations, _beside(entry.image, ".txt", files)}
 
 
 def _check_names(source: Path, entries: Sequence[Entry]) -> None:

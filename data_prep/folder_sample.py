@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data_prep.captions import captions_beside
+from data_prep.captions import read_lines
 from data_prep.coco_annotations import Annotation, ImageRecord
 from data_prep.coco_sample import Settings, make_sample
 from data_prep.folder_listing import Entry
@@ -131,9 +131,9 @@ def turned(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _captions(reading: Reading, entry: Entry) -> tuple[str, ...]:
     captions = entry.captions
-    if captions is None:
+    if captions is None and entry.text:
         try:
-            captions = captions_beside(reading.source / entry.image)
+            captions = read_lines(reading.source / entry.text)
         except ValueError:
             raise RejectedError("captions that are not UTF-8") from None
     if not captions and reading.default_caption is not None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -29,6 +30,7 @@ from data_prep.shards import ShardWriter, finished_record, write_whole, writing
 Item = TypeVar("Item")
 
 SHARD_FILE = re.compile(r".+-\d{6}\.tar(\.index)?(\.part)?")
+NOTHING: Mapping[str, int] = MappingProxyType({})
 TOOLS = ("numpy", "opencv-python-headless", "pycocotools")
 
 
@@ -122,13 +124,15 @@ def prepare(
     workers: int,
     shard_samples: int,
     part: Part = WHOLE,
+    rejected: Mapping[str, int] = NOTHING,
 ) -> ShardManifest:
     """Write the part's shards and its manifest, replacing those that are there.
 
     A preparation with the same arguments that was killed is continued: its finished shards stay,
     and what was left out is not looked at again. `make_outcome` must be picklable and depend on its
-    item alone. Raises `InputError` when no item of a whole data set gives a sample, which replaces
-    nothing, and `DamageError` when the run fails and can be continued.
+    item alone; `rejected` is what was left out before there were items. Raises `InputError` when no
+    item of a whole data set gives a sample, which replaces nothing, and `DamageError` when the run
+    fails and can be continued.
     """
     part.check(out)
     folder, items = part.folder(out), part.of(items)
@@ -136,6 +140,8 @@ def prepare(
         with ShardWriter(folder, arguments.split, shard_samples) as writer:
             places = _resume(writer, journal)
             _write(writer, journal, items, places, make_outcome, workers)
+        if part.index == 0:  # so that the parts together have it once
+            journal.rejected.update(rejected)
         if not writer.records:
             if part.count == 1:
                 journal.path.unlink()

@@ -64,7 +64,8 @@ def _runs(row: dict[str, Any], height: int, width: int, least: MaskScores) -> di
         raise RejectedError("a mask that is not run-length encoded")
     if runs.get("size") != [height, width]:
         raise RejectedError("a mask of another size than the image")
-    if any(float(row.get(name, score)) < score for name, score in vars(least).items()):
+    scores = ((row.get(name), score) for name, score in vars(least).items())
+    if any(own is not None and not float(own) >= score for own, score in scores):
         raise RejectedError("a mask under the least score")
     try:
         area = read_mask(runs, height, width).area

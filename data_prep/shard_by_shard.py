@@ -129,7 +129,8 @@ def _remove_others(folder: Path, finished: list[ShardRecord]) -> None:
     """Remove what is left of another preparation, or of an unfinished shard."""
     paths = [folder / record.name for record in finished]
     kept = {*paths, *(index_path(path) for path in paths)}
-    for path in {folder / MANIFEST_NAME, *shard_files(folder)} - kept:
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # first: it shall name what is there
+    for path in set(shard_files(folder)) - kept:
         path.unlink(missing_ok=True)
 
 

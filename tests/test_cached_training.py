@@ -90,11 +90,11 @@ def test_a_cache_that_cannot_be_trained_on_is_refused_before_anything_is_written
     cache = caches / "fp32"
     other = tiny_base(tmp_path / "other", seed=1)
     mixed = f"data.mix={{{demo_shards / 'train'}: 0.5}}"
-    stated = ShardManifest.read(cache).base["sha256"][:16]
+    stated = ShardManifest.read(cache).base["encoder_sha256"][:16]
     for overrides, parts in (
         (
             [f"base.path={other}"],
-            [f"sha256 {stated}...", f"base.path='{other}' has", "cache again"],
+            [f"sha256 is {stated}...", f"base.path='{other}' has", "cache again"],
         ),
         ([f"data.val={cache}"], [f"data.val='{cache}' is a cache", "validation needs"]),
         (["data.flip=0.5"], ["data.flip=0.5", "use data.flip=0"]),

@@ -20,6 +20,7 @@ INFERENCE = (
     "pipeline_loop.py",
     "fim_folder.py",
     "sampler.py",
+    "foregrounds.py",
     "generate.py",
     "remake.py",
 )
@@ -69,6 +70,7 @@ LEVELS = {
     "anyscene.train": 4,
     "anyscene.generate": 4,
     "anyscene.remake": 4,
+    "anyscene.foregrounds": 3,
     "anyscene.image_jobs": 3,
     "anyscene.export": 4,
     "anyscene.cost": 4,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from anyscene.config import Blend, SampleConfig
 from anyscene.errors import InputError
 from anyscene.files import replace_file, write_json
-from anyscene.generate import image_size, read_foreground
+from anyscene.foregrounds import image_size, read_foreground
 from anyscene.held_out import Scenes
 from anyscene.image_jobs import Model
 from anyscene.layout_settings import MECHANISMS, LayoutControl, layout_record

@@ -23,14 +23,8 @@ from anyscene.benchmark.scenes import Benchmark, BenchmarkScene
 from anyscene.errors import DamageError, InputError
 from anyscene.export_record import read_export_record
 from anyscene.files import replace_file, write_json
-from anyscene.generate import (
-    MANIFEST_NAME,
-    image_size,
-    make_missing,
-    read_finished,
-    read_foreground,
-    write_canvas,
-)
+from anyscene.foregrounds import check_foregrounds, image_size, read_foreground
+from anyscene.generate import MANIFEST_NAME, make_missing, read_finished, write_canvas
 from anyscene.image_jobs import Model, load_model, versions
 from anyscene.manifest import MANIFEST_VERSION, GenerationLine
 from anyscene.scene_list import (
@@ -90,6 +84,7 @@ def run(
     )
     method = method_class(name)(loaded, given)
     plan = Planner(benchmark, name, loaded, method, settings, out)
+    check_foregrounds(loaded, plan.scenes_of(share), settings)
     claim(out, plan.record(sam))
     manifest = out / share.manifest_name
     lines = make_missing(
@@ -138,12 +133,20 @@ class Planner:
         shown = zip(images, numbers, strict=True)
         return [image for image, number in shown if number % share.count == share.index]
 
+    def scenes_of(self, share: Share) -> list[Scene]:
+        """The scenes of a share as `generate` has them, each once."""
+        own = {scene["scene_id"]: self._scene(scene) for scene, _ in self.images_of(share)}
+        return list(own.values())
+
+    def _scene(self, scene: BenchmarkScene) -> Scene:
+        canvas = scene["canvas"]
+        path = None if canvas is None else self.benchmark.folder / canvas
+        return Scene(scene["scene_id"], (scene["prompt"],), path)
+
     def jobs(self, share: Share) -> Iterator[SceneJob]:
         """The jobs of a share; their canvases are written on the way."""
         for scene, seed in self.images_of(share):
-            canvas = scene["canvas"]
-            path = None if canvas is None else self.benchmark.folder / canvas
-            own = Scene(scene["scene_id"], (scene["prompt"],), path)
+            own = self._scene(scene)
             size = image_size(self.model, own, self.settings)
             line, foreground = self._line(scene, seed, size), None
             if own.guided:

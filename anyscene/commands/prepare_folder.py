@@ -19,7 +19,8 @@ An image's foreground is told by the first of these that is there:
   NAME.json beside it, in SA-1B's form;
   its own alpha channel, where the scene is kept under alpha 0 (PNG, WebP).
 Cut-outs, which have nothing under alpha 0, are elements for `generate`, not samples.
-Images are .jpg, .jpeg, .png and .webp files in and below SOURCE.
+Images are .jpg, .jpeg, .png and .webp files in and below SOURCE, folders that are links too;
+endings count in capitals too.
 
 A binary mask has 0 and 255, soft edges allowed: each part that touches no other is an element. An
 id mask has small grey values, or a colour palette: each value is an element (0 none, 255 void).

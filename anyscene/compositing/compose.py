@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from anyscene.compositing.matting import Matting, cut_out
@@ -50,17 +50,9 @@ def compose(placements: Sequence[Placement], size: tuple[int, int]) -> Image.Ima
     height, width = size
     canvas = Image.new("RGBA", (width, height))
     for placement in placements:
-        element = _resize(placement.image, _pixel_size(placement, height))
-        left = round(placement.x * width - element.width / 2)
-        top = round(placement.y * height - element.height / 2)
-        if not (-element.width < left < width and -element.height < top < height):
-            raise InputError(
-                f"{placement.name} at x={placement.x:g}, y={placement.y:g}, "
-                f"height={placement.height:g} is wholly outside the canvas; "
-                "x and y are the centre as fractions, such as 0.5,0.5"
-            )
+        left, top, wide, high = _place(placement, placement.image.size, size)
         layer = Image.new("RGBA", canvas.size)
-        layer.paste(element, (left, top))
+        layer.paste(_resize(placement.image, (wide, high)), (left, top))
         canvas = Image.alpha_composite(canvas, layer)
     return canvas
 
@@ -74,6 +66,29 @@ def parse_element(text: str, matting: Matting | None = None) -> Placement:
     Raises InputError for another form, numbers that are none, a file that cannot be read, has no
     alpha channel or no visible pixel.
     """
+    path, x, y, height = _parse(text)
+    placement = Placement(_read_rgba(Path(path), matting), x, y, height, name=path)
+    _check_height(placement)
+    if placement.image.getchannel("A").getextrema()[1] == 0:
+        raise InputError(f"{path} is transparent everywhere; its alpha must be 255 on the element")
+    return placement
+
+
+def check_element(text: str, size: tuple[int, int], *, matted: bool) -> None:
+    """Raises InputError where `parse_element` or `compose` on a canvas of `size` would, as far as a
+    file's header tells; `matted` says that photos are cut out."""
+    path, x, y, height = _parse(text)
+    with _opened(Path(path)) as file:
+        placement = Placement(file, x, y, height, name=path)
+        _check_height(placement)
+        if file.has_transparency_data:
+            _place(placement, _upright_size(file), size)
+        elif not matted:
+            raise _opaque(file, Path(path))
+
+
+def _parse(text: str) -> tuple[str, float, float, float]:
+    """File, centre and height of `FILE@X,Y,HEIGHT`. Raises InputError for another form."""
     path, separator, numbers = text.rpartition("@")
     parts = numbers.split(",")
     try:
@@ -85,18 +100,22 @@ def parse_element(text: str, matting: Matting | None = None) -> Placement:
             f"element {text!r} must be FILE@X,Y,HEIGHT with the centre and the height as fractions "
             "of the canvas, such as dog.png@0.6,0.7,0.4"
         )
-    placement = Placement(_read_rgba(Path(path), matting), x, y, height, name=path)
-    _check_height(placement)
-    if placement.image.getchannel("A").getextrema()[1] == 0:
-        raise InputError(f"{path} is transparent everywhere; its alpha must be 255 on the element")
-    return placement
+    return path, x, y, height
 
 
 def canvas_size(path: Path | str) -> tuple[int, int]:
     """(height, width) of a file's upright image. Raises InputError where it cannot be read."""
     with _opened(Path(path)) as file:
-        width, height = ImageOps.exif_transpose(file).size
+        width, height = _upright_size(file)
     return height, width
+
+
+def check_canvas(path: Path | str, size: tuple[int, int]) -> None:
+    """Raises InputError where `read_canvas` would, as far as the file's header tells."""
+    with _opened(Path(path)) as file:
+        if not file.has_transparency_data:
+            raise _opaque(file, Path(path))
+        _check_aspect(Path(path), _upright_size(file), size)
 
 
 def read_canvas(path: Path | str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -107,13 +126,7 @@ def read_canvas(path: Path | str, size: tuple[int, int]) -> tuple[Tensor, Tensor
     """
     path, (height, width) = Path(path), size
     canvas = _read_rgba(path)
-    if not _same_aspect(canvas.size, (width, height)):
-        fitting_width, fitting_height = _fitting_size(canvas.size, width * height)
-        raise InputError(
-            f"{path} is {canvas.width} x {canvas.height} pixels (width x height), which does not "
-            f"fit {width} x {height}; ask for width={fitting_width} height={fitting_height}, "
-            f"or give a canvas of {width} x {height}"
-        )
+    _check_aspect(path, canvas.size, size)
     rgb, alpha = canvas_tensors(_resize(canvas, (width, height)))
     if not (alpha > 0.5).any():
         raise InputError(f"{path} has no foreground: its alpha is 0.5 or less everywhere")
@@ -137,13 +150,25 @@ def _read_rgba(path: Path, matting: Matting | None = None) -> Image.Image:
         if file.has_transparency_data:
             return ImageOps.exif_transpose(file).convert("RGBA")
         if matting is None:
-            raise InputError(
-                f"{path} has no alpha channel ({file.mode}); cut the element out first and "
-                "give an RGBA file, alpha 255 on the foreground and 0 around it; for an "
-                "--element, --matting isnet-general-use does that"
-            )
+            raise _opaque(file, path)
         photo = ImageOps.exif_transpose(file).convert("RGB")
     return cut_out(photo, matting, str(path))
+
+
+def _opaque(file: Image.Image, path: Path) -> InputError:
+    return InputError(
+        f"{path} has no alpha channel ({file.mode}); cut the element out first and "
+        "give an RGBA file, alpha 255 on the foreground and 0 around it; for an "
+        "--element, --matting isnet-general-use does that"
+    )
+
+
+def _upright_size(file: Image.Image) -> tuple[int, int]:
+    """(width, height) as viewers show the image. Of a PNG that is not square all may be read, as
+    its orientation may come last."""
+    width, height = file.size
+    turned = width != height and file.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+    return (height, width) if turned else (width, height)
 
 
 @contextmanager
@@ -159,12 +184,37 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path} cannot be read as an image: {reason}") from error
 
 
-def _pixel_size(placement: Placement, canvas_height: int) -> tuple[int, int]:
-    """The element's (width, height) in pixels on the canvas, at least one each."""
+def _place(
+    placement: Placement, shape_wh: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height in pixels of an element on a canvas of `size`.
+
+    Sides are at least one pixel. Raises InputError where it is wholly outside, or of an impossible
+    height.
+    """
     _check_height(placement)
-    height = placement.height * canvas_height
-    width = height * placement.image.width / placement.image.height
-    return max(1, round(width)), max(1, round(height))
+    height, width = size
+    ideal = placement.height * height
+    wide, high = max(1, round(ideal * shape_wh[0] / shape_wh[1])), max(1, round(ideal))
+    left, top = round(placement.x * width - wide / 2), round(placement.y * height - high / 2)
+    if not (-wide < left < width and -high < top < height):
+        raise InputError(
+            f"{placement.name} at x={placement.x:g}, y={placement.y:g}, "
+            f"height={placement.height:g} is wholly outside the canvas; "
+            "x and y are the centre as fractions, such as 0.5,0.5"
+        )
+    return left, top, wide, high
+
+
+def _check_aspect(path: Path, shape_wh: tuple[int, int], size: tuple[int, int]) -> None:
+    height, width = size
+    if not _same_aspect(shape_wh, (width, height)):
+        fitting_width, fitting_height = _fitting_size(shape_wh, width * height)
+        raise InputError(
+            f"{path} is {shape_wh[0]} x {shape_wh[1]} pixels (width x height), which does not "
+            f"fit {width} x {height}; ask for width={fitting_width} height={fitting_height}, "
+            f"or give a canvas of {width} x {height}"
+        )
 
 
 def _check_height(placement: Placement) -> None:

@@ -74,10 +74,14 @@ SHARD: Mapping[str, Form] = {
     "bucket": SIZE,
 }
 CACHE: Mapping[str, Form] = {  # of `base`, which may have more
-    "sha256": SHA256,
+    "encoder_sha256": SHA256,
     "dtype": DTYPE,
     "channels": POSITIVE,
     "factor": POSITIVE,
+}
+EARLIER_CACHE: Mapping[str, Form] = {  # named the whole base instead
+    "sha256": SHA256,
+    **{name: form for name, form in CACHE.items() if name != "encoder_sha256"},
 }
 
 
@@ -99,8 +103,8 @@ def _mistakes(values: Any) -> Iterator[str]:
             continue
         yield from _wrong(record, SHARD, f"{where}.")
         yield from _unknown(record, SHARD, f"{where}.")
-    if values.get("base") is not None:
-        yield from _wrong(values["base"], CACHE, "base.")
+    if (base := values.get("base")) is not None:
+        yield from _wrong(base, EARLIER_CACHE if "sha256" in base else CACHE, "base.")
 
 
 def _wrong(values: Mapping[str, Any], forms: Mapping[str, Form], where: str) -> Iterator[str]:

@@ -91,7 +91,7 @@ class ShardManifest:
     samples: int
     buckets: dict[str, int]
     shards: list[ShardRecord]
-    base: dict[str, Any] | None = None  # of cached samples: sha256, dtype, channels, factor, ...
+    base: dict[str, Any] | None = None  # of cached samples: encoder_sha256, dtype, ...
     format: str = FORMAT
     version: int = VERSION
     root: Path = field(default=Path(), compare=False)  # the folder it was read from; not written

@@ -119,13 +119,13 @@ def open_mix(data: DataConfig, cache: ShardCache) -> list[tuple[Shards, float]]:
 
     Raises `InputError` where they cannot be in one batch with `data.train`.
     """
-    ours = read_manifest(data.train).base
+    ours = _kind(read_manifest(data.train).base)
     for location in data.mix:
-        theirs = read_manifest(location).base
+        theirs = _kind(read_manifest(location).base)
         if theirs != ours:
             raise InputError(
-                f"data.mix: {location!r} holds {_kind(theirs)}, but data.train={data.train!r} "
-                f"{_kind(ours)}; mix shards of one kind"
+                f"data.mix: {location!r} holds {theirs}, but data.train={data.train!r} "
+                f"{ours}; mix shards of one kind"
             )
     return [(open_shards(location, cache), weight) for location, weight in data.mix.items()]
 
@@ -149,7 +149,11 @@ def check_sizes(location: str, manifest: ShardManifest, multiple: int) -> None:
 
 
 def _kind(base: dict[str, Any] | None) -> str:
-    return "scenes" if base is None else f"latents cached with {base}"
+    """What a batch must be of, for a person: who encoded what `check_cached` looks at."""
+    if base is None:
+        return "scenes"
+    channels, factor, dtype = (base[name] for name in ("channels", "factor", "dtype"))
+    return f"cached latents of {channels} channels, factor {factor}, {dtype}"
 
 
 def read_manifest(location: str) -> ShardManifest:

@@ -99,13 +99,13 @@ def unet_factor(unet: UNet2DConditionModel) -> int:
     return 2 ** (len(config.block_out_channels) - 1)
 
 
-def weights_sha256(*modules: nn.Module) -> str:
-    """One hash of all weights: names, shapes and float32 values, whatever the file's dtype."""
+def weights_sha256(*modules: nn.Module, dtype: torch.dtype = torch.float32) -> str:
+    """One hash of all weights: names, shapes and values in `dtype`, whatever the file's dtype."""
     digest = hashlib.sha256()
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+            digest.update(value.detach().to(dtype).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -209,6 +209,17 @@ class Base(nn.Module):
         """Hash of the frozen weights."""
         second = [] if self.text_encoder_2 is None else [self.text_encoder_2]
         return weights_sha256(self.unet, self.vae, self.text_encoder, *second)
+
+    def encoder_sha256(self) -> str:
+        """Hash of the weights that make moments of images, all that a cache depends on.
+
+        Rounded to float16: bases that share a first stage have it in common, whatever their UNets
+        and decoders, and whether their files are in half precision.
+        """
+        vae: Any = self.vae
+        after = None if isinstance(vae, AutoencoderTiny) else vae.quant_conv
+        parts = [part for part in (vae.encoder, after) if part is not None]
+        return weights_sha256(*parts, dtype=torch.float16)
 
     def store_frozen(self, dtype: torch.dtype) -> None:
         """Store the weights without gradients in `dtype`, but for a first stage that overflows."""

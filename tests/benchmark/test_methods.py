@@ -33,7 +33,7 @@ from anyscene.compositing.blending import eroded_mask
 from anyscene.config import SampleConfig
 from anyscene.config_method import FimConfig, Hint
 from anyscene.errors import InputError
-from anyscene.generate import read_foreground
+from anyscene.foregrounds import read_foreground
 from anyscene.image_jobs import Model, load_model
 from anyscene.models.injection import build_fim
 from anyscene.models.loading import load_base

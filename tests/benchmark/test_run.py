@@ -1,6 +1,7 @@
 """Running a method over a benchmark: resumed, divided, and one folder for one run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from anyscene.benchmark.methods.stable_diffusion import StableDiffusion
 from anyscene.benchmark.run import Share, run
 from anyscene.benchmark.runs import read_runs
-from anyscene.benchmark.scenes import Benchmark
+from anyscene.benchmark.scenes import Benchmark, read_benchmark
 from anyscene.cli import main
 from anyscene.errors import DamageError, InputError
 from anyscene.manifest import identity, read_generation_manifest
@@ -94,6 +95,18 @@ def test_folder_holds_one_run(demo_benchmark: Benchmark, tiny_base_folder: Path,
     (out / "run.json").write_text(json.dumps(record | {"benchmark_sha256": "0"}))
     with pytest.raises(InputError, match="of another benchmark"):
         read_runs(demo_benchmark, [(None, out)])
+
+
+def test_the_last_scenes_canvas_is_looked_at_before_the_first_image(
+    demo_benchmark: Benchmark, tiny_base_folder: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(demo_benchmark.folder, tmp_path / "benchmark"))
+    last = demo_benchmark.scenes[-1]
+    (folder / str(last["canvas"])).write_bytes(b"no picture")
+    settings, out = GenerateSettings(steps=1, device="cpu"), tmp_path / "out"
+    with pytest.raises(InputError, match=f"^scene {last['scene_id']}: .* cannot be read as an"):
+        run(read_benchmark(folder), "paste", str(tiny_base_folder), out, settings)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

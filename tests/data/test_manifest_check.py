@@ -25,7 +25,7 @@ WHOLE = ShardManifest(
     samples=3,
     buckets={"48x64": 3},
     shards=[ShardRecord("train-000000.tar", 3, 9000, "0" * 64, "48x64")],
-    base={"sha256": "1" * 64, "dtype": "fp16", "channels": 4, "factor": 8, "device": "cpu"},
+    base={"encoder_sha256": "1" * 64, "dtype": "fp16", "channels": 4, "factor": 8, "device": "cpu"},
 )
 NOT_WRITTEN = {"root", "source_url"}
 FIELDS = [field.name for field in fields(ShardManifest) if field.name not in NOT_WRITTEN]
@@ -139,7 +139,9 @@ def test_no_value_gives_a_traceback(place: tuple[Any, ...]) -> None:
         (("rejected",), {"image: x": "3"}, "must be a table of names and whole numbers"),
         (("buckets",), {"48": 3}, "must be a table of HEIGHTxWIDTH and whole numbers"),
         (("tools",), {"numpy": 2}, "must be a table of names and texts"),
-        (("base",), {}, "base.sha256 is missing"),
+        (("base",), {}, "base.encoder_sha256 is missing"),
+        (("base",), {"sha256": 5}, "base.sha256=5 must be 64 hexadecimal digits"),
+        (("base",), {"sha256": "1" * 64}, "base.dtype is missing"),
         (("base", "factor"), 0, "base.factor=0 must be a whole number, at least 1"),
         (("base", "dtype"), "fp8", "base.dtype='fp8' must be fp16, bf16 or fp32"),
         (("root",), "/elsewhere", "'root' is no field"),

@@ -103,7 +103,8 @@ def test_mixed_shards_are_numbered_one_set_after_the_other(tmp_path: Path) -> No
 def test_cached_and_uncached_shards_do_not_mix(tmp_path: Path) -> None:
     scenes = write_shards(tmp_path / "scenes", [3])
     (tmp_path / "cached").mkdir()
-    cached = replace(scenes, base={"sha256": "0" * 64, "dtype": "fp16", "channels": 4, "factor": 8})
+    base = {"encoder_sha256": "0" * 64, "dtype": "fp16", "channels": 4, "factor": 8}
+    cached = replace(scenes, base=base)
     (tmp_path / "cached" / "manifest.json").write_text(cached.to_json())
     names = [str(tmp_path / name) for name in ("scenes", "cached")]
     for train, other in (names, names[::-1]):

@@ -25,7 +25,7 @@ from data_prep.verify import verify
 SIZE = 48
 FACTOR, CHANNELS = 8, 4
 ARGUMENTS = Arguments("train", "drawn", 0, {"size": SIZE})
-BASE = {"sha256": "0" * 64, "dtype": "fp16", "channels": CHANNELS, "factor": FACTOR}
+BASE = {"encoder_sha256": "0" * 64, "dtype": "fp16", "channels": CHANNELS, "factor": FACTOR}
 Members = dict[str, bytes]
 
 

@@ -54,7 +54,7 @@ def test_a_cache_has_the_shards_and_all_but_the_scenes_of_its_source(
     assert here.filters == there.filters | {"source_manifest_sha256": there.sha256()}
     assert [(r.name, r.samples) for r in here.shards] == [(r.name, r.samples) for r in there.shards]
     assert here.base == {
-        "sha256": load_base(str(tiny_base_folder)).sha256(),
+        "encoder_sha256": load_base(str(tiny_base_folder)).encoder_sha256(),
         "dtype": "fp32",
         "channels": 4,
         "factor": 4,
@@ -119,8 +119,8 @@ def test_a_tiny_first_stage_has_no_deviation(
     settings = replace(cache_settings, first_stage=str(tmp_path / "tiny"))
     manifest = prepare_cache(str(cache_source), tmp_path / "out", settings)
     base = load_base(settings.base, None, settings.first_stage)
-    assert manifest.base["sha256"] == base.sha256()
-    assert manifest.base["sha256"] != load_base(settings.base).sha256()
+    assert manifest.base["encoder_sha256"] == base.encoder_sha256()
+    assert manifest.base["encoder_sha256"] != load_base(settings.base).encoder_sha256()
     mean, std = moments_of(tmp_path / "out")
     with torch.no_grad():
         expected = base.vae.encode(scenes_of(cache_source)).latents

@@ -1,13 +1,16 @@
 """A cache made again, killed, or of damaged shards."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from shard_folders import Members, write_shards
+from shard_folders import Members, write_manifest, write_shards
 from small_cache import damaged_source, samples_of
 from small_coco import file_bytes
+from tiny import tiny_base
 
 from anyscene.cli import main
 from anyscene.data.sample import ShardManifest
@@ -53,6 +56,39 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
     assert file_bytes(tmp_path) == file_bytes(whole_cache)
 
 
+@pytest.mark.parametrize("lost", [(), ("train-000002.tar",)])
+def test_a_cache_that_names_the_whole_base_stays_one(
+    lost: tuple[str, ...],
+    cache_source: Path,
+    whole_cache: Path,
+    cache_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As earlier versions made them: finished, and killed while lost shards were made again."""
+    out = tmp_path / "out"
+    shutil.copytree(whole_cache, out)
+    manifest = ShardManifest.read(out)
+    base = {name: value for name, value in manifest.base.items() if name != "encoder_sha256"}
+    sha256 = cache.load_base(cache_settings.base, None, None).sha256()
+    write_manifest(out, replace(manifest, base=base | {"sha256": sha256}))
+    before = file_bytes(out)
+    for name in lost:
+        (out / name).unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "encode_scenes", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                prepare_cache(str(cache_source), out, cache_settings)
+        assert not (out / "manifest.json").exists()
+    other = tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=f"base sha256 is {sha256} there"):
+        prepare_cache(str(cache_source), out, replace(cache_settings, base=str(other)))
+    prepare_cache(str(cache_source), out, cache_settings)
+    assert file_bytes(out) == before
+    prepare_cache(str(cache_source), out, cache_settings, overwrite=True)
+    assert file_bytes(out) == file_bytes(whole_cache)
+
+
 def test_a_lost_shard_is_made_again(
     cache_source: Path, whole_cache: Path, cache_settings: Settings, tmp_path: Path
 ) -> None:
@@ -80,6 +116,28 @@ def test_a_finished_folder_is_kept_and_another_one_is_not_touched(
     prepare_cache(str(other), tmp_path / "out", cache_settings, overwrite=True)
     assert list(samples_of(tmp_path / "out")) == list(samples_of(other))
     assert not list((tmp_path / "out").glob("*-000002*"))
+
+
+def test_an_overwrite_removes_the_manifest_before_what_it_names(
+    cache_source: Path,
+    whole_cache: Path,
+    cache_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(whole_cache, tmp_path, dirs_exist_ok=True)
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def noted(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    settings = replace(cache_settings, dtype="fp16")
+    prepare_cache(str(cache_source), tmp_path, settings, overwrite=True)
+    assert removed[0] == "manifest.json"
+    assert {"train-000000.tar", "train-000003.tar.index"} <= set(removed)
 
 
 def flip_a_byte(members: Members) -> None:

@@ -3,13 +3,14 @@
 import csv
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anyscene.errors import InputError
-from data_prep.captions import assign_captions, captions_beside, read_captions
+from data_prep.captions import assign_captions, read_captions, read_lines
 
 ROWS = [("a.jpg", "an apple, on a table"), ("deep/b.jpg", ' a "boat"\n at sea '), ("a.jpg", "red")]
 EXPECTED = {"a.jpg": ("an apple, on a table", "red"), "deep/b.jpg": ('a "boat" at sea',)}
@@ -51,22 +52,26 @@ def test_a_name_without_captions_is_left_out(tmp_path: Path) -> None:
     assert read_captions(path) == {"c": ("see",)}
 
 
-def test_captions_beside_an_image_are_lines(tmp_path: Path) -> None:
+def test_a_text_has_a_caption_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one  dog\n\n two dogs\r\n", newline="")
-    assert captions_beside(tmp_path / "a.jpg") == ("one dog", "two dogs")
-    assert captions_beside(tmp_path / "b.jpg") == ()
+    assert read_lines(tmp_path / "a.txt") == ("one dog", "two dogs")
+    assert read_lines(tmp_path / "b.txt") == ()
     (tmp_path / "bom.txt").write_text("one dog\n", encoding="utf-8-sig")
-    assert captions_beside(tmp_path / "bom.jpg") == ("one dog",)
+    assert read_lines(tmp_path / "bom.txt") == ("one dog",)
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match="utf-8"):
-        captions_beside(tmp_path / "c.jpg")
+        read_lines(tmp_path / "c.txt")
 
 
 def test_images_find_captions_by_path_or_by_a_name_that_is_theirs_alone() -> None:
     images = ["images/a.jpg", "x/b.png", "y/b.png", "images/c.v2.jpg"]
     captions = {"a": ("A",), "y/b": ("B",), "b.png": ("either",), "c.v2.jpg": ("C",)}
-    assert assign_captions(images, captions) == [("A",), (), ("B",), ("C",)]
-    assert assign_captions(["a.jpg"], {"a": ("stem",), "a.jpg": ("name",)}) == [("name",)]
+    captions["d"] = ("of none", "nor this")
+    rejected: Counter[str] = Counter()
+    assert assign_captions(images, captions, rejected) == [("A",), (), ("B",), ("C",)]
+    assert rejected == {"caption: its name is not that of one image": 3}
+    both = {"a": ("stem",), "a.jpg": ("name",)}
+    assert assign_captions(["a.jpg"], both, Counter()) == [("name",)]
 
 
 def test_half_of_a_character_is_left_out_of_a_caption(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> ShardManifest:
 def test_masks_are_those_of_pycocotools() -> None:
     reference = COCO(COCO_MINI / "instances.json")
     compared = 0
-    for record in read_records(COCO_MINI / "instances.json", None, None, None):
+    for record in read_records(COCO_MINI / "instances.json", None, None, None, Counter()):
         for annotation in record.annotations:
             mask = decode_mask(annotation.segmentation, record.height, record.width)
             theirs = reference.annToMask(reference.anns[annotation.annotation_id])
@@ -71,7 +71,7 @@ def test_counts_of_images_add_up_and_only_instances_are_selected(mini: ShardMani
 def test_no_element_is_cut_and_masks_lie_where_they_did(mini: ShardManifest) -> None:
     records = {
         record.image_id: record
-        for record in read_records(COCO_MINI / "instances.json", None, None, None)
+        for record in read_records(COCO_MINI / "instances.json", None, None, None, Counter())
     }
     for image_id, sample in decoded(mini).items():
         record, meta = records[image_id], sample["meta"]
@@ -94,7 +94,7 @@ def test_no_element_is_cut_and_masks_lie_where_they_did(mini: ShardManifest) -> 
 
 
 def test_groups_are_closed_under_touching() -> None:
-    for record in read_records(COCO_MINI / "instances.json", None, None, 40):
+    for record in read_records(COCO_MINI / "instances.json", None, None, 40, Counter()):
         instances = decode_instances(record.annotations, record.height, record.width)
         groups = touching_groups(instances, 2)
         unions = [

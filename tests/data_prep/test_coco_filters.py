@@ -159,9 +159,14 @@ def test_images_without_what_they_need_are_counted(coco: SmallCoco) -> None:
     coco.add([])
     coco.add(whole)
     coco.images[-1]["width"] = SIZE + 1
+    unlisted = [{**coco.annotations[-1], "image_id": image} for image in (99, 99, "1")]
+    coco.annotations += [entry | {"id": n} for n, entry in enumerate(unlisted)]
+    coco.captions.append({"id": 900, "image_id": 99, "caption": "nothing"})
     manifest, samples = coco.prepare()
     assert set(samples) == {1}
     assert manifest.rejected == {
+        "annotation: of an image that is not listed": 3,
+        "caption: of an image that is not listed": 1,
         "image: no annotations": 1,
         "image: no captions": 2,
         "image: missing file": 1,

@@ -61,6 +61,7 @@ def test_parts_together_are_the_whole_data_set(coco: SmallCoco, count: int) -> N
     for number in range(6):
         coco.add(box(10, 10, 40, 40), size=(64, 64 + 10 * number))
     coco.add()
+    coco.annotations.append(coco.annotations[0] | {"id": 0, "image_id": 99})
     options = {"buckets": ((64, 64), (64, 96)), "shard_samples": 2}
     whole, _ = coco.prepare(**options, out=coco.folder / "whole")
     for index in range(count):
@@ -146,10 +147,12 @@ def test_a_file_that_is_not_coco_is_one_line(coco: SmallCoco) -> None:
     image, annotation = whole["images"][0], whole["annotations"][0]
     refuses(whole | {"images": [image, image]}, "the image id 1 is there twice")
     refuses(whole | {"images": [image | {"id": "one"}]}, "'one' is not a whole number")
-    refuses(whole | {"images": [image | {"height": 0}]}, "an image of 0 pixels")
+    refuses(whole | {"images": [image | {"height": 0}]}, "image 1 has height=0; it must be")
     refuses(whole | {"images": [{"id": 1}]}, "lacks the key 'file_name'")
     refuses(whole | {"images": [image | {"file_name": None}]}, "image 1 has file_name=None; it")
     refuses(whole | {"categories": [{"id": 1, "name": 3}]}, "category 1 has name=3; it must be a")
+    both = [{"id": 1, "name": "apple"}, {"id": 1, "name": "apple"}, {"id": 1, "name": "boat"}]
+    refuses(whole | {"categories": both}, "category 1 is both 'apple' and 'boat'")
     refuses(whole | {"annotations": [annotation | {"category_id": 77}]}, "category_id 77")
     refuses(whole | {"annotations": [annotation | {"iscrowd": "0"}]}, "iscrowd='0'; it must be 0")
     refuses(whole | {"images": [image | {"file_name": "x.jpg"}]}, "none of the 1 annotated images")

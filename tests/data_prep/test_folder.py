@@ -131,7 +131,9 @@ def test_captions_come_from_one_place(tmp_path: Path) -> None:
         "b": ["beside b"],
     }
     assert manifest.rejected == {"image: no captions": 1}
-    (tmp_path / "captions.json").write_text('{"b": ["one", "two"], "images/c.png": "three"}')
+    (tmp_path / "captions.json").write_text(
+        '{"b": ["one", "two"], "images/c.png": "three", "d": "x"}'
+    )
     captions = tmp_path / "captions.json"
     manifest, samples = prepare(
         tmp_path, default_caption=None, captions=captions, out=tmp_path / "other"
@@ -140,6 +142,8 @@ def test_captions_come_from_one_place(tmp_path: Path) -> None:
         "b": ["one", "two"],
         "c": ["three"],
     }
+    unused = {"caption: its name is not that of one image": 1}
+    assert manifest.rejected == {"image: no captions": 1} | unused
     captions.write_text('{"d": "four"}')
     with pytest.raises(InputError, match=r"such as 'd', and none is an image .*'images/a\.png'"):
         prepare(tmp_path, captions=captions, out=tmp_path / "third")

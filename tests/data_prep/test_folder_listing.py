@@ -1,6 +1,9 @@
 """Which images a folder has, what tells their foreground, and what they are called."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,49 @@ def test_masks_and_json_belong_to_the_image_of_their_name(tmp_path: Path) -> Non
         ("masks/g.png", None, None),  # no image's mask: so it is an image that has none
     ]
     assert [entry.name for entry in entries][4:7] == ["deep/a", "e", "a"]
+
+
+def test_endings_count_in_capitals_too(tmp_path: Path) -> None:
+    touch(tmp_path, "a.JPG", "a_mask.PNG", "a.TXT", "B.jpg", "B.MASK.PNG", "C.WebP", "C.Json")
+    touch(tmp_path, "images/d.jpg", "masks/d.PNG", "e.jpg", "E_mask.png")
+    entries, _ = list_folder(tmp_path)
+    assert [(entry.image, entry.mask, entry.annotations, entry.text) for entry in entries] == [
+        ("B.jpg", "B.MASK.PNG", None, None),
+        ("C.WebP", None, "C.Json", None),
+        ("E_mask.png", None, None, None),  # of E, not of e
+        ("a.JPG", "a_mask.PNG", None, "a.TXT"),
+        ("e.jpg", None, None, None),
+        ("images/d.jpg", "masks/d.PNG", None, None),
+    ]
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "a.jpg", "a_mask.png")
+    touch(tmp_path / "set", "b.jpg")
+    for name, target in (("more", tmp_path / "elsewhere"), ("again", tmp_path / "elsewhere")):
+        (tmp_path / "set" / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path)  # in which the set lies
+    (tmp_path / "set" / "self").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "loop.png").symlink_to("loop.png")
+    entries, _ = list_folder(tmp_path / "set")
+    found = [("again/a.jpg", "again/a_mask.png"), ("b.jpg", None), ("loop.png", None)]
+    assert [(entry.image, entry.mask) for entry in entries] == found
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "closed/b.jpg")
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="closed"):  # one line of the command
+        list_folder(tmp_path)
 
 
 def test_the_checksum_is_of_the_images_files_names_and_sizes(tmp_path: Path) -> None:
@@ -81,6 +127,8 @@ def test_cleaned_names_stay_apart() -> None:
         (["a.jpg", "a.png"], r"a\.jpg and a\.png would both be 'a'; rename or move one"),
         (["images/a.jpg", "a.jpg"], "would both be 'a'"),
         (["a.jpg", "a_mask.png", "a.mask.png"], "has two masks, a_mask.png and a.mask.png"),
+        (["a.jpg", "a_mask.PNG", "a_mask.png"], "has two masks, a_mask.PNG and a_mask.png"),
+        (["a.jpg", "a.TXT", "a.txt"], r"has two \.txt files, a\.TXT and a\.txt; leave one there"),
     ],
 )
 def test_a_folder_that_is_not_clear_is_one_line(

@@ -1,5 +1,6 @@
 """The mask's score falls when the mask leaves the object's edge."""
 
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -86,7 +87,7 @@ def test_polygons_of_coco_rank_as_the_eye_ranks_them() -> None:
     loose = {(25986, "bowl"), (56344, "tv"), (244592, "zebra"), (161846, "bowl"), (221708, "chair")}
     scores: dict[tuple[int, str], float] = {}
     ratios = []
-    for record in read_records(COCO_MINI / "instances.json", None, None, None):
+    for record in read_records(COCO_MINI / "instances.json", None, None, None, Counter()):
         wanted = {name for number, name in exact | loose if number == record.image_id}
         for name in wanted:
             masks = [

@@ -99,14 +99,15 @@ def test_masks_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     rows = [
         row(good, 1),
         row(good, 2, predicted_iou=0.87),
-        row(good, 3, stability_score=0.94),
+        row(good, 3, stability_score=float("nan")),
         row(other, 4),
         row(good, 5, segmentation=damaged),
         row(good, 6, segmentation=None),
         row(np.zeros(SIZE, np.uint8), 7),
     ]
-    kept, rejected = read(tmp_path, *rows)
-    assert kept == [1]
+    beside = row(block(20, 62, 40, 80), 8, predicted_iou=None)  # passes, as without a score
+    kept, rejected = read(tmp_path, *rows, beside)
+    assert kept == [1, 8]
     assert rejected == {
         "element: a mask under the least score": 2,
         "element: a mask of another size than the image": 1,

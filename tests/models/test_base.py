@@ -109,6 +109,22 @@ def test_hash_changes_with_any_weight(base):
     )
 
 
+def test_the_encoders_hash_is_that_of_what_makes_moments(tiny_base_folder):
+    """Bases of one first stage share a cache: the UNet, the decoder and half precision change
+    nothing that it holds."""
+    base = load_base(str(tiny_base_folder))
+    before = base.encoder_sha256()
+    with torch.no_grad():
+        for other in (base.unet, base.text_encoder, base.vae.decoder, base.vae.post_quant_conv):
+            next(other.parameters()).add_(1)
+        base.half()
+        assert base.encoder_sha256() == before
+        for own in (base.vae.encoder, base.vae.quant_conv):
+            next(own.parameters()).add_(1)
+            before, changed = base.encoder_sha256(), before
+            assert before != changed
+
+
 def test_hash_sees_names_and_shapes_but_not_the_precision():
     layer = torch.nn.Linear(2, 3, bias=False)
     layer.weight.data = torch.arange(6.0).reshape(3, 2) / 4  # exact in half precision
