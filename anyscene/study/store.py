@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anyscene.errors import InputError
+from anyscene.study.images import blinded_name
 from anyscene.study.protocol import Protocol, parse_protocol
 from anyscene.study.records import Answer, Contents, Picture, Progress, Submission, Task
 from anyscene.study.tables import (
@@ -64,6 +65,7 @@ class Store:
             )
         self.protocol: Protocol = parse_protocol(json.loads(values["protocol"]), str(path))
         self.methods: tuple[str, ...] = tuple(json.loads(values["methods"]))
+        self.identity = blinded_name(bytes.fromhex(values["secret"]), "study")  # for browsers
         self._admin_sha256: str = values["admin_sha256"]
 
     @classmethod
