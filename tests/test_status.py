@@ -1,5 +1,7 @@
 """The state of a run, from its folder and what SLURM says."""
 
+import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -39,6 +41,34 @@ def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
     assert "run.json is damaged" in refused(["status", str(run)], capsys)
     line = refused(["status", str(tmp_path)], capsys)
     assert "is no run folder" in line
+
+
+def test_a_requeued_run_is_as_its_last_start(tmp_path, capsys, monkeypatch):
+    """Also one whose job ids and steps do not rise: Slurm's ids begin anew, a start goes back."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text('#!/bin/sh\necho "RUNNING $2"\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    logs = tmp_path / "run/logs"
+    logs.mkdir(parents=True)
+    for age, (job, text) in enumerate([("5", b"new \xff\n"), ("9", b"old\n")]):
+        (logs / f"slurm-{job}.out").write_bytes(text)
+        os.utime(logs / f"slurm-{job}.out", (1000 - age, 1000 - age))
+    rows = ["2,train/images_per_second,7", "4,train/loss,1", "3,train/images_per_second,5"]
+    csv = "\n".join(["step,name,value", *rows, "6,val/loss,1", ""])
+    (tmp_path / "run/metrics.csv").write_text(csv)
+    told = ["restarts:   0", "step:       4, 5 images/s", "checkpoint: none"]
+    told += [f"log:        {logs / 'slurm-5.out'}", "  new \N{REPLACEMENT CHARACTER}"]
+    for restarts, jobs in (("0", []), ("1", ["9", "5"])):
+        (tmp_path / "run/run.json").write_text(
+            json.dumps({"jobs": [{"slurm_job_id": j} for j in jobs]})
+        )
+        assert main(["status", str(tmp_path / "run")]) == 0
+        told[0] = f"restarts:   {restarts}"
+        assert capsys.readouterr().out.splitlines() == [
+            "state:      RUNNING --jobs=5 (job 5)",
+            *told,
+        ]
 
 
 @pytest.mark.parametrize(
