@@ -68,6 +68,15 @@ def test_figures_of_earlier_steps_come_before_a_picture(files, monkeypatch):
     assert experiment.steps == [(step, step) for step in (1, 2, 3, 4, 5)]
 
 
+def test_rows_that_an_online_run_is_past_are_told_under_its_next_numbers(files):
+    """W&B drops a row whose number is below the last one; our axis is the step."""
+    files.do(files.begin(0), 1, 3)
+    experiment = Experiment()
+    experiment.step = 3
+    Mirror(files.folder, experiment, pytest.fail).update()
+    assert experiment.steps == [(None, 1), (None, 2), (3, 3)]
+
+
 def test_a_checkpoint_that_goes_meanwhile_stops_nothing(files):
     """It was listed, and removed for newer ones before its time was read."""
     files.do(files.begin(0), 1, 3)
