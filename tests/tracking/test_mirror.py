@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from run_files import RunFiles
 
 from anyscene.tracking import mirror
@@ -75,6 +76,34 @@ def test_rows_that_an_online_run_is_past_are_told_under_its_next_numbers(files):
     experiment.step = 3
     Mirror(files.folder, experiment, pytest.fail).update()
     assert experiment.steps == [(None, 1), (None, 2), (3, 3)]
+
+
+def test_data_that_moved_and_an_artifact_that_is_refused_stop_nothing(tmp_path, monkeypatch):
+    files = RunFiles.make(tmp_path / "tiny", tmp_path / "moved")
+    files.do(files.begin(0), 1, 3)
+    experiment, told = Experiment(), []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(experiment, "log_artifact", refuse)
+    Mirror(files.folder, experiment, told.append).update()
+    assert experiment.steps == [(1, 1), (2, 2), (3, 3)]
+    assert told == ["W&B does not take the artifact tiny-1234-checkpoint (no room)"]
+
+
+def test_a_picture_is_told_once_over_all_starts(files, monkeypatch):
+    files.do(files.begin(0), 1, 2)
+    picture = files.folder / "samples/step-00000002/overfit.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(picture)
+    first = Mirror(files.folder, Experiment(), pytest.fail)
+    first.update()
+    assert (2, "samples/overfit") in first.recorded.figures
+    monkeypatch.setattr(mirror, "read_recorded", lambda _: first.recorded)  # as W&B's own files say
+    again = Experiment()
+    Mirror(files.folder, again, pytest.fail).update()
+    assert again.steps == []
 
 
 def test_a_checkpoint_that_goes_meanwhile_stops_nothing(files):
