@@ -61,7 +61,7 @@ def test_an_answer_is_not_sent_to_another_study_at_the_same_address(
 ):
     """The same pseudonym and other questions: a refusal would stop the new study for good."""
     (tmp_path / "later").mkdir()
-    questions = (Criterion("harmony", "Harmony", "Does it fit?"),)
+    questions = (Criterion("length", "Length", "Is it long?"),)  # also what a form has by itself
     folder, links = make_study(tmp_path / "later", replace(PROTOCOL, criteria=questions))
     server.stop()
     browser.press("3", "4", Keys.ENTER)
@@ -72,6 +72,12 @@ def test_an_answer_is_not_sent_to_another_study_at_the_same_address(
     browser.reach("instructions")
     assert browser.kept() == 0
     assert submissions(folder) == []
+    browser.find("begin").click()
+    browser.reach("1 of 10")
+    browser.press("2", Keys.ENTER)
+    browser.reach("2 of 10")
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.chosen() == {"length": 2})
 
 
 def test_two_windows_do_not_answer_an_item_twice(browser: Browser, server: Server, token: str):
