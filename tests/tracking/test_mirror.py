@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from run_files import RunFiles
+from run_files import RunFiles, all_figures
 
 from anyscene.tracking import mirror
 from anyscene.tracking.mirror import Mirror
@@ -20,6 +20,7 @@ from anyscene.tracking.transaction_log import (
     PART,
     STEP,
     Record,
+    Recorded,
     read_recorded,
 )
 
@@ -31,8 +32,11 @@ class Experiment:
     step = 0
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(update=lambda *_, **__: None)
+        self.config = SimpleNamespace(update=self.configure)
         self.steps: list[tuple[int | None, int]] = []
+
+    def configure(self, _: Any, allow_val_change: bool = False) -> None:
+        assert allow_val_change  # a resumed run has more starts, and W&B refuses other values
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         pass
@@ -76,6 +80,15 @@ def test_rows_that_an_online_run_is_past_are_told_under_its_next_numbers(files):
     experiment.step = 3
     Mirror(files.folder, experiment, pytest.fail).update()
     assert experiment.steps == [(None, 1), (None, 2), (3, 3)]
+
+
+def test_a_table_that_a_killed_start_left_out_comes_before_newer_figures(files, monkeypatch):
+    files.do(files.begin(0), 1, 5)
+    figures = all_figures(4) - {(4, "samples/table")}
+    monkeypatch.setattr(mirror, "read_recorded", lambda _: Recorded(figures))
+    experiment = Experiment()
+    Mirror(files.folder, experiment, pytest.fail).update()
+    assert experiment.steps == [(4, 4), (5, 5)]
 
 
 def test_data_that_moved_and_an_artifact_that_is_refused_stop_nothing(tmp_path, monkeypatch):
