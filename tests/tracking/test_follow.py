@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import os
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from anyscene.tracking import follow, mirror
 from anyscene.tracking.follow import AlreadyFollowedError, Lifeline, later, only_one
+from anyscene.tracking.follower import WandbFollower
 
 
 @pytest.fixture
@@ -52,6 +54,24 @@ def test_what_training_writes_as_it_ends_is_told_too(run, monkeypatch):
     terminal: Any = SimpleNamespace(warned=False, warn=pytest.fail, log_says=lambda _: False)
     follow.follow(run, lifeline, Namespace(), terminal)
     assert (looks, codes) == ([False, True], [0])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_follower_hears_how_the_run_ended_and_no_signal_of_its_terminal(
+    finished, run, monkeypatch
+):
+    """A stand-in for its Python writes down what it is given; W&B's own process of training, if
+    there is one, is not for it."""
+    python = run / "python"
+    notes = f"env >{run}/env; cut -d' ' -f6 /proc/$$/stat >{run}/session; cat >{run}/said"
+    python.write_text(f"#!/bin/sh\n{notes}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("WANDB_SERVICE_PORT", "7")
+    WandbFollower(run, 30).end(finished)
+    assert (run / "said").read_text() == ("0" if finished else "")
+    assert "WANDB_SERVICE" not in (run / "env").read_text()
+    assert int((run / "session").read_text()) != os.getsid(0)
 
 
 def test_a_start_waits_for_the_follower_of_the_one_before(run):
