@@ -95,7 +95,7 @@ def test_a_stop_is_always_followed_by_another_start(marker):
     for _ in range(2 * MOST_DEATHS):
         with pytest.raises(RunStopped, match="stopped at step 5, "), survivable():
             raise RunStopped(5)
-        assert marker.exists()
+        assert marker.read_text() == "0\n"
 
 
 @pytest.mark.parametrize("error", [ConfigError, DamageError, RunFailedError, None])
@@ -132,6 +132,8 @@ def test_a_mistake_on_another_rank_takes_the_marker_away_and_says_where(marker, 
     with pytest.raises(DamageError, match=told), survivable():
         raise DamageError("7 of 9 samples")
     assert not marker.exists()
+    with pytest.raises(DamageError, match="8 of 9"), survivable():  # nor does a second one mind
+        raise DamageError("8 of 9 samples")
     marker.write_text("1\n")
     with survivable():
         pass

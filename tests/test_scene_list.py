@@ -1,15 +1,24 @@
 """Scene lists of `anyscene generate`: what they make, and what is wrong with them."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from canvases import PROMPTS
 
-from anyscene.cli import main
+from anyscene.cli import build_parser, main
 from anyscene.errors import InputError
 from anyscene.manifest import read_generation_manifest
-from anyscene.scene_list import read_scene_list
+from anyscene.scene_list import (
+    GenerateSettings,
+    Scene,
+    check_request,
+    check_settings,
+    read_scene_list,
+    request,
+)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".yaml"])
@@ -117,3 +126,29 @@ def test_a_prompt_that_is_not_read_to_its_end(
     told = capsys.readouterr().err
     assert told.count("tokens are not read") == 1
     assert "WARNING: 1 of 33 tokens are not read, the last ones of the prompt 'mug mug" in told
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_both_endings_of_a_yaml_list_and_both_keys_of_prompts(suffix: str, tmp_path: Path):
+    listed = tmp_path / f"scenes{suffix}"
+    listed.write_text("- {prompt: one, prompts: [two, three]}\n")
+    assert read_scene_list(listed)[0].prompts == ("one", "two", "three")
+
+
+def test_a_canvas_may_be_called_anything(tmp_path: Path):
+    """Its name becomes the scene's, which names files."""
+    path = tmp_path / " my dog (1).png"
+    path.touch()
+    words = ["generate", "a/b", "--out", "out", "--prompt", "x", "--canvas", str(path)]
+    model, scenes, settings, _ = request(build_parser().parse_args(words))
+    assert scenes[0].scene_id == "_my_dog__1_"
+    check_request(model, scenes, replace(settings, blend_k=1.0))
+
+
+def test_numbers_that_no_generator_or_guidance_takes():
+    scene = Scene("a", ("x",), seed=2**62)
+    with pytest.raises(InputError, match=r"less than 2\^62"):
+        check_request("a/b", [scene], GenerateSettings())
+    for name in ("guidance_scale", "foreground_guidance_scale"):
+        with pytest.raises(InputError, match="inf must be a finite number"):
+            check_settings(GenerateSettings(**{name: math.inf}))

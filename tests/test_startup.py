@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny import tiny_config
@@ -21,6 +25,7 @@ from anyscene.cluster.startup import (
     exchange,
     judge,
     make_report,
+    open_store,
 )
 from anyscene.errors import InputError, LostRankError
 
@@ -92,6 +97,8 @@ def test_as_many_ranks_on_other_nodes_are_not_those_asked_for(config, monkeypatc
 def test_folders_that_are_there(config, run):
     assert check_folders(config, run) == []
     assert list(run.iterdir()) == []
+    fetched = replace(config.data, train="https://a.b/c", mix={"pipe:cat /no": 1.0}, val="s3://a")
+    assert check_folders(replace(config, data=fetched), run) == []
 
 
 def test_a_run_folder_that_cannot_be_made(config, run):
@@ -105,14 +112,16 @@ def test_shards_that_are_lost_or_cut(config, run, demo_shards, tmp_path):
     shards = Path(shutil.copytree(demo_shards / "train", tmp_path / "train"))
     config = replace(config, data=replace(config.data, train=str(shards)))
     first = next(shards.glob("*.tar"))
-    first.write_bytes(first.read_bytes()[:-1])
-    (problem,) = check_folders(config, run)
-    assert problem.startswith(f"{first} has ")
+    whole = first.read_bytes()
+    for changed in (whole[:-1], whole + b"0"):
+        first.write_bytes(changed)
+        (problem,) = check_folders(config, run)
+        assert problem == f"{first} has {len(changed)} bytes, not {len(whole)}"
     first.unlink()
     (problem,) = check_folders(config, run)
     assert problem == f"{first} cannot be read (No such file or directory)"
-    whole = replace(config.data, train=str(demo_shards / "train"))
-    for other in (replace(whole, mix={str(shards): 0.5}), replace(whole, val=str(shards))):
+    data = replace(config.data, train=str(demo_shards / "train"))
+    for other in (replace(data, mix={str(shards): 0.5}), replace(data, val=str(shards))):
         assert check_folders(replace(config, data=other), run) == [problem]
 
 
@@ -141,7 +150,9 @@ def ranks_of(config, run, change) -> tuple[list[BaseException | None], distribut
 def test_all_ranks_go_on_or_none(config, run):
     assert ranks_of(config, run, lambda report: report)[0] == [None, None]
     assert list(run.iterdir()) == []
+    begin = time.monotonic()
     raised, _ = ranks_of(config, run, lambda report: replace(report, config_sha256="other"))
+    assert time.monotonic() - begin < startup.TELL_SECONDS  # no longer than the others need
     assert "rank 1 on node2: has another configuration" in str(raised[0])
     assert isinstance(raised[1], SystemExit)
     assert raised[1].code == 2
@@ -158,8 +169,22 @@ def test_a_folder_that_is_not_shared(config, run, monkeypatch):
 def test_a_rank_that_never_comes_is_named(config, run, monkeypatch):
     monkeypatch.setattr(startup, "TELL_SECONDS", 0)
     config = replace(config, cluster=replace(config.cluster, timeout_minutes=0.01))
+    begin = time.monotonic()
     with pytest.raises(LostRankError, match=r"got no report of rank 1, 2 of 3 within cluster\."):
         exchange(distributed.HashStore(), make_report(config, run, 0), 3, config, run)
+    assert time.monotonic() - begin > 0.6
+
+
+def test_a_first_rank_that_is_not_there_is_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "node2")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment: Any = SimpleNamespace(main_address="127.0.0.1", main_port=port)
+    with pytest.raises(LostRankError) as caught:
+        open_store(environment, 1, timedelta(seconds=1))
+    told = f"rank 1 on node2 cannot reach rank 0 at 127.0.0.1:{port} within 0:00:01: "
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
 
 
 CONNECT = """

@@ -1,7 +1,6 @@
 """Job scripts: what a user asks for, in SLURM's words; no Slurm needed."""
 
 import re
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -81,20 +80,21 @@ def test_the_requeue_is_the_only_logic_and_comes_last(config_file, capsys):
     for marker, code in ((True, 0), (True, 137), (False, 0), (False, 2)):
         calls, status = run_script(script, config_file.parent, marker, code)
         assert calls[0].startswith("srun --kill-on-bad-exit=1")
-        held = "env --block-signal=USR1,USR2,TERM" in calls[0]  # from the first instruction on
-        assert held == submit.knows_block_signal()
         assert calls[1:] == (["scontrol requeue 77"] if marker else [])
         assert status == code
 
 
-def run_script(script: str, folder: Path, marker: bool, code: int) -> tuple[list[str], int]:
-    """Run a job script with stand-ins for srun and scontrol; their calls, and its status."""
+def run_script(script: str, folder: Path, marker: bool | None, code: int) -> tuple[list[str], int]:
+    """Run a job script with stand-ins for srun and scontrol; their calls, and its status.
+
+    marker: whether training leaves one, or takes it away; None: it does not get so far.
+    """
     calls, programs = folder / "calls", folder / "programs"
     calls.unlink(missing_ok=True)
     programs.mkdir(exist_ok=True)
-    leave = 'mkdir -p "${ANYSCENE_REQUEUE%/*}"; touch "$ANYSCENE_REQUEUE"' if marker else "true"
-    bodies = {"srun": f"{leave}\nexit {code}", "scontrol": 'rm -f "$ANYSCENE_REQUEUE"'}
-    for name, body in bodies.items():
+    leave = 'mkdir -p "${ANYSCENE_REQUEUE%/*}"; echo 0 >"$ANYSCENE_REQUEUE"'
+    does = {True: leave, False: 'rm -f "$ANYSCENE_REQUEUE"', None: "true"}[marker]
+    for name, body in {"srun": f"{does}\nexit {code}", "scontrol": "true"}.items():
         program = programs / name
         program.write_text(f'#!/bin/bash\necho "{name} $*" >>{calls}\n{body}\n')
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -102,6 +102,31 @@ def run_script(script: str, folder: Path, marker: bool, code: int) -> tuple[list
     environment = {"PATH": f"{programs}:/usr/bin:/bin", **slurm}
     done = subprocess.run(["bash"], input=script, text=True, env=environment)
     return calls.read_text().splitlines(), done.returncode
+
+
+def test_starts_that_training_never_sees_are_not_followed_without_end(config_file, capsys):
+    """Its Python is gone, say, since the start that was stopped and left the marker."""
+    script = script_of(capsys, str(config_file), "--gpus", "0")
+
+    def requeued(marker: bool | None, code: int) -> bool:
+        return len(run_script(script, config_file.parent, marker, code)[0]) == 2
+
+    assert not requeued(None, 127)  # nor is the first one
+    for _ in range(2):  # it begins to count anew where training begins
+        assert requeued(True, 0)
+        assert [requeued(None, 127) for _ in range(3)] == [True, True, True]
+    assert not requeued(None, 127)
+
+
+@pytest.mark.parametrize("status", [0, 125])
+def test_signals_are_held_where_env_can_do_so(status, config_file, capsys, monkeypatch, tmp_path):
+    """Of older coreutils it takes the option for a mistake, and no start would come up."""
+    env = tmp_path / "env"
+    env.write_text(f"#!/bin/sh\nexit {status}\n")
+    env.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    script = script_of(capsys, str(config_file), "--gpus", "0")
+    assert ("\n  env --block-signal=USR1,USR2,TERM " in script) == (status == 0)
 
 
 def test_a_run_a_seed(config_file, capsys):
@@ -172,6 +197,19 @@ def test_a_preparation_as_an_array(config_file, capsys):
         assert (len(calls) == 2) == requeued
 
 
+def test_an_array_has_a_folder_for_its_logs(config_file, capsys, monkeypatch, tmp_path):
+    """Without it Slurm ends each element at once and says so nowhere. Of several clusters `sbatch`
+    names the one that took the job."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\ncat >/dev/null\necho '41;south'\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert main(["submit", str(config_file), "--prepare", "coco --out a"]) == 0
+    logs = config_file.parent / "tiny/logs"
+    assert capsys.readouterr().out == f"job: 41\nlog: {logs}/slurm-41_%a.out\n"
+    assert logs.is_dir()
+
+
 def test_a_benchmark_as_an_array(config_file, capsys):
     words = "bench --method paste --model m --out runs/paste"
     script = script_of(capsys, str(config_file), "--benchmark", words)
@@ -215,6 +253,9 @@ def test_a_requeued_job_keeps_the_configuration_that_was_submitted(
         (["--prepare", "coco --out a", "--parts", "0"], ["--parts 0 must be at least 1"]),
         (["--parts", "4"], ["--parts 4 is of --prepare and --benchmark"]),
         (["--prepare", "coco", "--seeds", "0-3"], ["--seeds 0-3 is of trainings"]),
+        (["--prepare", ""], ["--prepare '' is empty"]),
+        (["--benchmark", " "], ["--benchmark ' ' is empty"]),
+        (["--seeds", ""], ["--seeds '' is empty"]),
         (['name="a\\nb"'], ["cannot be in a job script", "one line"]),
     ],
 )
@@ -239,33 +280,3 @@ def test_what_sbatch_says_is_told_in_one_line(config_file, capsys, monkeypatch, 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     line = refused(["submit", str(config_file), "--partition", "no"], capsys)
     assert "sbatch refuses the job: invalid partition specified: no" in line
-
-
-def test_status_of_a_run(tiny_run, capsys, tmp_path, monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert main(["status", str(tiny_run)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "state:      not started by SLURM"
-    assert lines[1] == "restarts:   0"
-    assert lines[2].startswith("step:       ")
-    assert re.fullmatch(r"checkpoint: step-00000003, [\d.e-]+ GB", lines[3])
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    rows = "step,name,value\n3,train/images_per_second,12.34\n"
-    (run / "metrics.csv").write_text(rows)
-    (run / "logs").mkdir()
-    (run / "logs/slurm-7.out").write_text("one\ntwo\nthree\n")
-    assert main(["status", str(run), "--lines", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "(job 7)" in lines[0] or lines[0].endswith("no SLURM here (job 7)")
-    assert lines[2] == "step:       3, 12.3 images/s"
-    assert lines[4:] == [f"log:        {run / 'logs/slurm-7.out'}", "  two", "  three"]
-    assert main(["status", str(run), "--lines", "0"]) == 0
-    assert capsys.readouterr().out.splitlines()[4:] == [f"log:        {run / 'logs/slurm-7.out'}"]
-    (run / "checkpoints/step-00000009.json").write_text("{}")  # its file was removed
-    (run / "checkpoints/step-00000003.json").write_text("{")
-    assert main(["status", str(run)]) == 0
-    assert "checkpoint: step-00000003, with a damaged record" in capsys.readouterr().out
-    (run / "run.json").write_text("{")
-    assert "run.json is damaged" in refused(["status", str(run)], capsys)
-    line = refused(["status", str(tmp_path)], capsys)
-    assert "is no run folder" in line

@@ -8,6 +8,10 @@ from anyscene.errors import DamageError, InputError
 from anyscene.metrics_file import read_metrics
 from anyscene.records import checkpoint_record, run_record
 
+FORGOTTEN = "Invalid job id"
+"""What `squeue` says of a job that ended some time ago; all else, as of a controller that does not
+answer, says nothing about the job."""
+
 
 def describe(run: Path, lines: int) -> str:
     """State, restarts, step, speed, last checkpoint and the end of the log, a line each.
@@ -43,6 +47,8 @@ def state(job_id: str | None, logs: list[Path]) -> str:
         return f"unknown: no SLURM here (job {job_id})"
     command = ["squeue", "--noheader", f"--jobs={job_id}", "--states=all", "--format=%T (%r), %M"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and FORGOTTEN not in done.stderr:
+        return f"unknown: {' '.join(done.stderr.split())} (job {job_id})"
     known = done.stdout.strip() if done.returncode == 0 else ""
     return f"{known or 'not in the queue'} (job {job_id})"
 

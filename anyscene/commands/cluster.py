@@ -23,7 +23,7 @@ def add_submit(commands: argparse._SubParsersAction) -> None:
     submit.add_argument("overrides", nargs="*", metavar="key=value")
     for option, (key, text) in SHORT.items():
         submit.add_argument(option, help=f"{text} ({key})")
-    submit.add_argument("--seeds", default="", metavar="0-3", help="an array with a run a seed")
+    submit.add_argument("--seeds", metavar="0-3", help="an array with a run a seed")
     kinds = submit.add_mutually_exclusive_group()
     kinds.add_argument("--prepare", metavar="WORDS", help="what follows `anyscene prepare`")
     kinds.add_argument("--benchmark", metavar="WORDS", help="what follows `... benchmark run`")
@@ -48,9 +48,14 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _check_kind(options: argparse.Namespace) -> None:
-    """Raises `InputError` for options of another kind of job: they would do nothing."""
+    """Raises `InputError` for options of another kind of job, which would do nothing, and for empty
+    ones, as of a shell's variable without a value: they would start a training."""
     from anyscene.errors import InputError
 
+    for name in ("prepare", "benchmark", "seeds"):
+        value = getattr(options, name)
+        if value is not None and not value.strip():
+            raise InputError(f"--{name} {value!r} is empty: give a value, or leave it out")
     is_array = options.prepare is not None or options.benchmark is not None
     if is_array and options.seeds:
         raise InputError(f"--seeds {options.seeds} is of trainings; leave it out")
@@ -77,7 +82,7 @@ def _submit(options: argparse.Namespace) -> int:
         config = load_config(options.config, overrides, fit_accumulation)
         folder = submit.log_folder(config)
         file = folder / "submit-N.yaml" if options.dry_run else submit.freeze(config)
-        job = submit.train_job(config, file, options.seeds)
+        job = submit.train_job(config, file, options.seeds or "")
     script = submit.render(job, config.cluster)
     if options.dry_run:
         print(script, end="")

@@ -101,14 +101,18 @@ def _named_file(text: str) -> tuple[str | None, Path]:
 
 
 def _url(text: str) -> str:
-    """An address that a study can be under: with a host name of its own, for pages name no path."""
-    parts = urlsplit(text)
+    """An address that a study can be under: with a host name of its own, for pages name no path.
+
+    As browsers name it, which the server compares with: in small letters, without a default port.
+    """
+    parts = urlsplit(text.lower())
     extra = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in ("http", "https") or not parts.netloc or extra:
         raise argparse.ArgumentTypeError(
             f"{text!r} must be http:// or https:// and a host name, without a path"
         )
-    return text
+    default = {"http": ":80", "https": ":443"}[parts.scheme]
+    return f"{parts.scheme}://{parts.netloc.removesuffix(default)}"
 
 
 def _port(text: str) -> int:

@@ -22,8 +22,11 @@ ENVIRONMENT = jinja2.Environment(
 )
 
 
-def study_page(protocol: Protocol, annotator: str) -> str:
-    """Consent, instructions and the form; the script fills it item by item."""
+def study_page(protocol: Protocol, study: str, annotator: str) -> str:
+    """Consent, instructions and the form; the script fills it item by item.
+
+    study: the name by which the browser tells studies at one address apart.
+    """
     shown = {
         name: getattr(protocol, name)
         for name in ("title", "criteria", "options", "examples", "kind", "contact")
@@ -31,6 +34,7 @@ def study_page(protocol: Protocol, annotator: str) -> str:
     return _render(
         "study.html.j2",
         **shown,
+        study=study,
         annotator=annotator,
         consent=_paragraphs(protocol.consent),
         instructions=_paragraphs(protocol.instructions),

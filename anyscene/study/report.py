@@ -58,13 +58,13 @@ def write_study_report(folder: Path) -> Path:
     Raises:
         InputError: no study, or one without any answer that counts.
     """
-    with closing(Store(folder)) as store:
-        answers = store.answers()
-        frame = ratings_frame(answers, store.methods)
-        if counted(frame).empty:
-            raise InputError(f"{folder} has no ratings yet: there is nothing to report")
-        results = analyse_study(frame, store.protocol)
-        study = Study(store.protocol, store.methods, store.progress(), frame, results)
+    with closing(Store(folder)) as store, store.snapshot():
+        answers, progress = store.answers(), store.progress()
+    frame = ratings_frame(answers, store.methods)
+    if counted(frame).empty:
+        raise InputError(f"{folder} has no ratings yet: there is nothing to report")
+    results = analyse_study(frame, store.protocol)
+    study = Study(store.protocol, store.methods, progress, frame, results)
     out = folder / FOLDER
     out.mkdir(exist_ok=True)
     plots = draw_plots(study)

@@ -82,7 +82,8 @@ class Site:
         return self._enter("/", self.cookie, token)
 
     def page(self, request: Request) -> Response:
-        return HTMLResponse(study_page(self.store.protocol, self.annotator(request)))
+        name = self.annotator(request)
+        return HTMLResponse(study_page(self.store.protocol, self.store.identity, name))
 
     def state(self, request: Request) -> Response:
         name = self.annotator(request)

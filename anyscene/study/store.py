@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anyscene.errors import InputError
+from anyscene.study.images import blinded_name
 from anyscene.study.protocol import Protocol, parse_protocol
 from anyscene.study.records import Answer, Contents, Picture, Progress, Submission, Task
 from anyscene.study.tables import (
@@ -64,6 +65,7 @@ class Store:
             )
         self.protocol: Protocol = parse_protocol(json.loads(values["protocol"]), str(path))
         self.methods: tuple[str, ...] = tuple(json.loads(values["methods"]))
+        self.identity = blinded_name(bytes.fromhex(values["secret"]), "study")  # for browsers
         self._admin_sha256: str = values["admin_sha256"]
 
     @classmethod
@@ -193,6 +195,12 @@ class Store:
             self._connection.execute("INSERT INTO submissions VALUES (NULL, ?, ?, ?, ?, ?, ?)", row)
         return True
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read within is of one moment, while a server's answers still come in."""
+        with self._transaction("DEFERRED"):
+            yield
+
     def answers(self) -> list[Answer]:
         """The last value of every person, item and criterion, by person and position."""
         query = f"""
@@ -218,10 +226,10 @@ class Store:
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, and alone; on disk at its end."""
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        """All or nothing, and the only one that writes; on disk at its end."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(f"BEGIN {kind}")
             try:
                 yield
             except BaseException:

@@ -60,7 +60,7 @@ def read_records(path: Path) -> Iterator[Any]:
         checksum, length, kind = PART.unpack_from(data, place)
         place += PART.size
         part = data[place : place + length]
-        if kind == 0 or zlib.crc32(bytes([kind]) + part) != checksum:
+        if zlib.crc32(bytes([kind]) + part) != checksum:
             return
         parts += part
         place += length

@@ -1,16 +1,26 @@
-"""Chromium with the few things that an annotator does."""
+"""Chromium with the few things that an annotator does, and what became of them in the study."""
 
+import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
 from study_server import Server
 
+from anyscene.study.store import FILE_NAME, Store
+
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed"),
+    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="its driver is not installed"),
+]
 STATE = """(() => {
   const section = document.querySelector("main > section:not([hidden])")?.id;
   if (section === undefined || document.body.classList.contains("busy")) return "busy";
@@ -77,3 +87,25 @@ def browsing(profile: Path, *, phone: bool = False) -> Iterator[Browser]:
         yield browser
     finally:
         browser.driver.quit()
+
+
+def agree(server: Server) -> None:
+    """Spare a person the page of consent."""
+    store = Store(server.folder)
+    store.consent("a01")
+    store.close()
+
+
+def submissions(folder: Path) -> list[tuple[int, dict[str, int]]]:
+    """Position and values of everything that was ever stored, in its order."""
+    with sqlite3.connect(folder / FILE_NAME) as connection:
+        rows = connection.execute(
+            "SELECT position, answers FROM submissions AS s JOIN tasks ON s.task = tasks.id "
+            "ORDER BY number"
+        ).fetchall()
+    connection.close()
+    return [(position, json.loads(answers)) for position, answers in rows]
+
+
+def values(quality: int, fidelity: int) -> dict[str, int]:
+    return {"quality": quality, "fidelity": fidelity}

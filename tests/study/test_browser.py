@@ -1,77 +1,17 @@
-"""The pages in Chromium: by keyboard, on a phone, in two windows, and when the server dies."""
+"""The pages in Chromium: by keyboard, by tapping on a phone, and what they show."""
 
-import json
-import shutil
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chromium import PHONE, Browser, browsing
+from chromium import MARKS, PHONE, Browser, agree, browsing, submissions, values
 from selenium.webdriver.common.keys import Keys
-from small_study import METHODS, PROTOCOL, Links, make_study
+from small_study import METHODS, PROTOCOL, make_study
 from study_server import Server, running
 
-from anyscene.study.store import FILE_NAME, Store
+from anyscene.study.store import Store
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="its driver is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Links]:
-    """A study of larger images, and its links. Read only."""
-    return make_study(tmp_path_factory.mktemp("made"), size=320)
-
-
-@pytest.fixture
-def server(large: tuple[Path, Links], tmp_path: Path) -> Iterator[Server]:
-    """A server of a copy of the study."""
-    with running(shutil.copytree(large[0], tmp_path / "study")) as own:
-        yield own
-
-
-@pytest.fixture
-def token(large: tuple[Path, Links]) -> str:
-    return large[1].people["a01"]
-
-
-@pytest.fixture
-def browser(server: Server, token: str, tmp_path: Path) -> Iterator[Browser]:
-    """One in which the first item is shown."""
-    agree(server)
-    with browsing(tmp_path / "profile") as own:
-        own.open(server, token)
-        own.reach("instructions")
-        own.find("begin").click()
-        own.reach("1 of 10")
-        yield own
-
-
-def agree(server: Server) -> None:
-    """Spare a person the page of consent."""
-    store = Store(server.folder)
-    store.consent("a01")
-    store.close()
-
-
-def submissions(folder: Path) -> list[tuple[int, dict[str, int]]]:
-    """Position and values of everything that was ever stored, in its order."""
-    with sqlite3.connect(folder / FILE_NAME) as connection:
-        rows = connection.execute(
-            "SELECT position, answers FROM submissions AS s JOIN tasks ON s.task = tasks.id "
-            "ORDER BY number"
-        ).fetchall()
-    connection.close()
-    return [(position, json.loads(answers)) for position, answers in rows]
-
-
-def values(quality: int, fidelity: int) -> dict[str, int]:
-    return {"quality": quality, "fidelity": fidelity}
+pytestmark = MARKS
 
 
 def test_a_whole_session_by_keyboard_alone(server: Server, token: str, tmp_path: Path):
@@ -180,68 +120,6 @@ def test_closing_the_browser_and_coming_back(server: Server, token: str, tmp_pat
         browser.reach("1 of 10")
         assert browser.chosen() == values(1, 2)
     assert submissions(server.folder) == [(0, values(1, 2))]
-
-
-def test_the_server_is_killed_between_two_ratings(browser: Browser, server: Server):
-    """Nothing is lost, nothing comes twice, and the next item waits until the answer is stored."""
-    browser.press("1", "2", Keys.ENTER)
-    browser.reach("2 of 10")
-    server.stop()
-    browser.press("3", "4", Keys.ENTER)
-    browser.wait(lambda: "kept in this browser" in browser.find("notice").text)
-    assert browser.find("place").text == "2 of 10"
-    assert browser.kept() == 1
-    browser.press("1", Keys.ENTER, Keys.ENTER)  # an impatient person
-    browser.find("next").click()
-    server.start()
-    browser.find("retry").click()
-    browser.reach("3 of 10")
-    assert browser.kept() == 0
-    assert not browser.find("notice").is_displayed()
-    browser.press("2", "2", Keys.ENTER)
-    browser.reach("4 of 10")
-    expected = [(0, values(1, 2)), (1, values(3, 4)), (2, values(2, 2))]
-    assert submissions(server.folder) == expected
-
-
-def test_an_answer_outlives_a_closed_browser_without_connection(
-    server: Server, token: str, tmp_path: Path
-):
-    agree(server)
-    profile = tmp_path / "profile"
-    with browsing(profile) as browser:
-        browser.open(server, token)
-        browser.reach("instructions")
-        browser.find("begin").click()
-        browser.reach("1 of 10")
-        server.stop()
-        browser.press("3", "4", Keys.ENTER)
-        browser.wait(lambda: browser.kept() == 1)
-    server.start()
-    with browsing(profile) as browser:
-        browser.open(server, token)
-        browser.reach("2 of 10")
-        assert browser.kept() == 0
-    assert submissions(server.folder) == [(0, values(3, 4))]
-
-
-def test_two_windows_do_not_answer_an_item_twice(browser: Browser, server: Server, token: str):
-    first = browser.driver.current_window_handle
-    browser.driver.switch_to.new_window("tab")
-    browser.open(server, token)
-    browser.reach("instructions")
-    browser.find("begin").click()
-    browser.reach("1 of 10")
-    browser.press("1", "1", Keys.ENTER)
-    browser.reach("2 of 10")
-    browser.driver.switch_to.window(first)
-    browser.press("4", "4", Keys.ENTER)
-    browser.wait(lambda: "another window" in browser.find("notice").text)
-    browser.wait(lambda: browser.chosen() == values(1, 1))
-    assert browser.kept() == 0
-    browser.press(Keys.ARROW_UP, "3", Keys.ENTER)
-    browser.reach("2 of 10")
-    assert submissions(server.folder) == [(0, values(1, 1)), (0, values(3, 1))]
 
 
 def test_a_phone_shows_all_of_it_and_is_used_by_tapping(server: Server, token: str, tmp_path: Path):

@@ -1,5 +1,6 @@
 """A study in the place of another: never where an answer would be lost."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,14 @@ def test_a_study_is_not_replaced_by_accident_and_never_with_answers(tmp_path: Pa
     plan = make_plan(tmp_path)
     out = tmp_path / "study"
     create_study(plan, out, url="http://x", protocol_folder=tmp_path)
-    first = read_links(out / "links.csv")
+    first, identity = read_links(out / "links.csv"), Store(out).identity
     with pytest.raises(InputError, match="pass --overwrite"):
         check_out(out, overwrite=False)
     check_out(out, overwrite=True)
-    create_study(plan, out, url="http://x", protocol_folder=tmp_path)
+    other = replace(plan, secret=bytes(32))
+    create_study(other, out, url="http://x", protocol_folder=tmp_path)
     assert read_links(out / "links.csv") != first
+    assert Store(out).identity != identity  # what a browser keeps of the old one is not for this
     answer_first(Store(out))
     with pytest.raises(InputError, match="1 answered items"):
         check_out(out, overwrite=True)

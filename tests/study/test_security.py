@@ -10,6 +10,7 @@ from httpx2 import Response
 from small_study import METHODS, Links
 from web import OWN, URL, Visitor, annotator, submission
 
+from anyscene.cli import build_parser
 from anyscene.study.guard import HEADERS
 from anyscene.study.server import Site
 from anyscene.study.store import FILE_NAME, Store
@@ -170,11 +171,14 @@ def test_another_site_cannot_answer(headers: dict[str, str], visitor: Visitor):
     assert visitor.task(0)["answers"] is None
 
 
-def test_behind_a_proxy_the_address_that_people_see_counts(study: tuple[Path, Links]):
-    url = "https://study.example.org"
-    visitor = Visitor.of(study[0], url)
+@pytest.mark.parametrize("end", [".org", ".Org/", ".org:443"])
+def test_behind_a_proxy_the_address_that_people_see_counts(end: str, study: tuple[Path, Links]):
+    """Browsers name it in small letters and without the port that https has by itself."""
+    words = ["study", "serve", str(study[0]), "--url", f"https://study.example{end}"]
+    visitor = Visitor.of(study[0], build_parser().parse_args(words).url)
     visitor.client.cookies.set("study_small", study[1].people["a01"])
-    assert visitor.post("/api/consent", {}, {**OWN, "Origin": url}).status_code == 200
+    own = {**OWN, "Origin": "https://study.example.org"}
+    assert visitor.post("/api/consent", {}, own).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])

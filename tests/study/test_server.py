@@ -81,6 +81,7 @@ def test_a_pair_stands_on_the_sides_that_its_task_says(tmp_path: Path):
 
 def test_the_page_holds_the_protocol_s_words_and_labels_every_control(study: tuple[Path, Links]):
     page = annotator(*study).get("/").text
+    assert f'<body data-study="{Store(study[0]).identity}" data-annotator="a01">' in page
     for words in ("A small study", "You may stop at any time.", "We store your answers."):
         assert words in page
     for criterion in PROTOCOL.criteria:

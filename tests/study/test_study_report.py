@@ -209,6 +209,23 @@ def test_after_one_answer_hardly_anything_is_computed(kind, tmp_path):
     assert not page.says("nan")
 
 
+def test_a_report_is_of_one_moment_while_answers_come_in(tmp_path, monkeypatch):
+    """Who answers first between two readings is counted in both or in none."""
+    folder = imageless_folder(tmp_path / "study", PROTOCOL, METHODS, seed=1)
+    raters, read = Raters(TRUTH, seed=1), Store.answers
+    answer_all(folder, raters, people=("a01",))
+
+    def answers_then_more(store):
+        found = read(store)
+        answer_all(folder, raters, people=("a02",))
+        return found
+
+    monkeypatch.setattr(Store, "answers", answers_then_more)
+    page = Page(write_study_report(folder).read_text())
+    assert page.rows["a02"] == ["0", "", "", "no answers"]
+    assert page.says("Preliminary: 385 of 440 items are not answered yet.")
+
+
 def test_a_number_that_rounds_to_zero_has_no_minus():
     alpha = {"criterion": "quality", "alpha": -0.001, "missing": "", "items": 5, "people": 2}
     nothing = pd.DataFrame()

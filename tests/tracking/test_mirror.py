@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from run_files import RunFiles
+from PIL import Image
+from run_files import RunFiles, all_figures
 
 from anyscene.tracking import mirror
 from anyscene.tracking.mirror import Mirror
@@ -19,6 +20,7 @@ from anyscene.tracking.transaction_log import (
     PART,
     STEP,
     Record,
+    Recorded,
     read_recorded,
 )
 
@@ -30,8 +32,11 @@ class Experiment:
     step = 0
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(update=lambda *_, **__: None)
+        self.config = SimpleNamespace(update=self.configure)
         self.steps: list[tuple[int | None, int]] = []
+
+    def configure(self, _: Any, allow_val_change: bool = False) -> None:
+        assert allow_val_change  # a resumed run has more starts, and W&B refuses other values
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         pass
@@ -66,6 +71,52 @@ def test_figures_of_earlier_steps_come_before_a_picture(files, monkeypatch):
         told.update()
     told.update()
     assert experiment.steps == [(step, step) for step in (1, 2, 3, 4, 5)]
+
+
+def test_rows_that_an_online_run_is_past_are_told_under_its_next_numbers(files):
+    """W&B drops a row whose number is below the last one; our axis is the step."""
+    files.do(files.begin(0), 1, 3)
+    experiment = Experiment()
+    experiment.step = 3
+    Mirror(files.folder, experiment, pytest.fail).update()
+    assert experiment.steps == [(None, 1), (None, 2), (3, 3)]
+
+
+def test_a_table_that_a_killed_start_left_out_comes_before_newer_figures(files, monkeypatch):
+    files.do(files.begin(0), 1, 5)
+    figures = all_figures(4) - {(4, "samples/table")}
+    monkeypatch.setattr(mirror, "read_recorded", lambda _: Recorded(figures))
+    experiment = Experiment()
+    Mirror(files.folder, experiment, pytest.fail).update()
+    assert experiment.steps == [(4, 4), (5, 5)]
+
+
+def test_data_that_moved_and_an_artifact_that_is_refused_stop_nothing(tmp_path, monkeypatch):
+    files = RunFiles.make(tmp_path / "tiny", tmp_path / "moved")
+    files.do(files.begin(0), 1, 3)
+    experiment, told = Experiment(), []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("no room")
+
+    monkeypatch.setattr(experiment, "log_artifact", refuse)
+    Mirror(files.folder, experiment, told.append).update()
+    assert experiment.steps == [(1, 1), (2, 2), (3, 3)]
+    assert told == ["W&B does not take the artifact tiny-1234-checkpoint (no room)"]
+
+
+def test_a_picture_is_told_once_over_all_starts(files, monkeypatch):
+    files.do(files.begin(0), 1, 2)
+    picture = files.folder / "samples/step-00000002/overfit.png"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(picture)
+    first = Mirror(files.folder, Experiment(), pytest.fail)
+    first.update()
+    assert (2, "samples/overfit") in first.recorded.figures
+    monkeypatch.setattr(mirror, "read_recorded", lambda _: first.recorded)  # as W&B's own files say
+    again = Experiment()
+    Mirror(files.folder, again, pytest.fail).update()
+    assert again.steps == []
 
 
 def test_a_checkpoint_that_goes_meanwhile_stops_nothing(files):

@@ -3,7 +3,9 @@
 
 const RETRY_SECONDS = [1, 2, 4, 8, 15];
 const PATIENCE_SECONDS = 20;
-const KEPT = `anyscene-study:${document.body.dataset.annotator}:`;
+const ANY = "anyscene-study:";
+const STUDY = `${ANY}${document.body.dataset.study}:`;
+const KEPT = `${STUDY}${document.body.dataset.annotator}:`;
 
 const box = document.getElementById("notice");
 const retry = document.getElementById("retry");
@@ -99,14 +101,17 @@ export async function send(submission) {
   return stored;
 }
 
-// Send what a closed page left behind; the server may have another study by now.
+// Send what a closed page left behind, and drop what is of a study that was at this address before.
 export async function sendWaiting() {
+  for (const key of Object.keys(localStorage)) {
+    if (key.startsWith(ANY) && !key.startsWith(STUDY)) localStorage.removeItem(key);
+  }
   for (const submission of waiting()) {
     try {
       await send(submission);
     } catch (error) {
-      if (error.status !== 404) throw error;
-      forget(submission);
+      if (![400, 404].includes(error.status)) throw error;
+      forget(submission); // the study, restored or served by newer software, has no use for it
     }
   }
 }

@@ -90,7 +90,7 @@ function present(loaded, section) {
   element("item-title").textContent = `Item ${item.position + 1} of ${total}`;
   element("answers").reset();
   for (const [criterion, value] of Object.entries(item.answers ?? {})) {
-    element("answers").elements[criterion].value = value;
+    element("answers").elements.namedItem(criterion).value = value; // it may be called `length`
   }
   element("back").disabled = item.position === 0;
   settle(-1);
