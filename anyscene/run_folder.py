@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
 from anyscene.ranks import is_first_process, is_requeued, node_name
 from anyscene.records import is_finished, run_record
+from anyscene.run_lock import alone_in
 
 IDENTITY = ("run_id", "wandb_id")
 ASIDE = "damaged-"
@@ -33,9 +35,14 @@ ASIDE = "damaged-"
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
-def agreed_checkpoint(config: Config, run: Path) -> Path | None:
-    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already."""
+def agreed_checkpoint(config: Config, run: Path, stack: ExitStack) -> Path | None:
+    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already.
+
+    Rank zero keeps other trainings out of the run folder until `stack` is closed.
+    """
     if not distributed.is_initialized():
+        if is_first_process():
+            stack.enter_context(alone_in(run))
         return find_checkpoint(config, run)
     if distributed.get_rank() > 0:
         answer: list[Any] = [None]
@@ -44,6 +51,7 @@ def agreed_checkpoint(config: Config, run: Path) -> Path | None:
             raise SystemExit(2)  # rank zero tells why
         return answer[0]
     try:
+        stack.enter_context(alone_in(run))
         found = find_checkpoint(config, run)
     except (AnySceneError, DamageError) as error:
         distributed.broadcast_object_list([error])

@@ -133,6 +133,7 @@ LEVELS = {
     "anyscene.preemption": 0,
     "anyscene.ranks": 0,
     "anyscene.records": 0,
+    "anyscene.run_lock": 0,
     "anyscene.quiet": 0,
     "anyscene.config_io": 0,
     "anyscene.config_method": 0,
