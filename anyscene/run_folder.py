@@ -25,9 +25,9 @@ from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
+from anyscene.locks import alone_in
 from anyscene.ranks import is_first_process, is_requeued, node_name
 from anyscene.records import is_finished, run_record
-from anyscene.run_lock import alone_in
 
 IDENTITY = ("run_id", "wandb_id")
 ASIDE = "damaged-"

@@ -1,4 +1,4 @@
-"""One training at a time in a run folder, and what does not keep one out."""
+"""One process at a time in a folder, and what does not keep one out."""
 
 import errno
 import fcntl
@@ -14,14 +14,14 @@ from child_process import SECONDS, child_process
 from training import contents, refused
 
 from anyscene.errors import InputError
+from anyscene.locks import RUN_LOCK, alone_in
 from anyscene.ranks import node_name
-from anyscene.run_lock import LOCK, alone_in
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from anyscene.run_lock import alone_in
+from anyscene.locks import alone_in
 with alone_in(Path(sys.argv[1])):
     if os.fork() == 0:  # as a loader's process
         time.sleep(600)
@@ -42,8 +42,8 @@ def held_by_another(run: Path) -> Iterator[int]:
         process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
         with alone_in(run):  # the lock of a killed process is none, though its name is there
-            assert (run / LOCK).read_text().startswith(f"process {os.getpid()} on ")
-        assert not (run / LOCK).exists()
+            assert (run / RUN_LOCK).read_text().startswith(f"process {os.getpid()} on ")
+        assert not (run / RUN_LOCK).exists()
 
 
 def test_a_second_training_of_a_run_is_refused(workspace, tmp_path, capsys, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, capsys, monkeypa
     with alone_in(tmp_path / "run"):
         pass
     line = capsys.readouterr().err
-    assert line.startswith(f"WARNING: {tmp_path / 'run' / LOCK} cannot be locked (No locks")
+    assert line.startswith(f"WARNING: {tmp_path / 'run' / RUN_LOCK} cannot be locked (No locks")
 
 
 def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
@@ -92,13 +92,13 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
 
     def late(*arguments: object) -> None:
         if not calls:
-            (tmp_path / LOCK).unlink()
+            (tmp_path / RUN_LOCK).unlink()
         calls.append(arguments)
         take(*arguments)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(fcntl, "lockf", late)
     with alone_in(tmp_path):
-        assert (tmp_path / LOCK).read_text()
+        assert (tmp_path / RUN_LOCK).read_text()
     assert len(calls) == 2
 
 
