@@ -28,6 +28,7 @@ from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.overlap import warn_of_overlap
 from anyscene.data.sources import check_data_sizes
 from anyscene.errors import ConfigError
 from anyscene.files import told_as_mistake
@@ -91,6 +92,7 @@ def train_from(checkpoint: Path | None, config: Config, run: Path) -> None:
         csv.start_at(start_step)
         if is_first_process():
             forget_samples(run / "samples", start_step)
+            warn_of_overlap(config)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
         with told_of_memory(config, module):

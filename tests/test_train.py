@@ -197,6 +197,13 @@ def test_a_disk_that_is_full_at_the_start(name, workspace, tmp_path, monkeypatch
     assert not marker.exists()  # another start would meet the same
 
 
+def test_a_run_says_that_it_validates_on_what_it_trains_on(whole, workspace, demo_shards, capsys):
+    workspace.killed_copy(whole[0], "overlap", 6)
+    for split, lines in (("val", 0), ("train", 1)):
+        workspace.train("overlap", workspace.judge, f"data.val={demo_shards / split}")
+        assert capsys.readouterr().err.count("WARNING: 3 of the 3 validation samples") == lines
+
+
 def test_damaged_data_ends_a_run_with_one_line(workspace, demo_shards, tmp_path, capsys):
     shards = Path(shutil.copytree(demo_shards / "train", tmp_path / "train"))
     for tar in shards.glob("*.tar"):
