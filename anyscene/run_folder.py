@@ -93,8 +93,14 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
             )
         return None
     check_checkpoint(Path(resume))
+    step = step_of(Path(resume))
     newest = next(iter(checkpoints(run / "checkpoints")), None)
-    if not begun and newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
+    if newest is None and step >= config.train.steps:
+        raise ConfigError(
+            f"train.resume={resume} is of step {step}, so that train.steps={config.train.steps} "
+            f"leaves none to train in {run}; use train.steps={step + 1} or more"
+        )
+    if not begun and newest is not None and newest.stem > f"step-{step:08d}":
         raise ConfigError(
             f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
             "remove the newer checkpoints or give the run another name"

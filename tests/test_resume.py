@@ -150,6 +150,9 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     assert ids[0] != ids[1]  # a run of its own in W&B
     line = refused(workspace.command("whole", f"train.resume={path}"), capsys)
     assert "step-00000003.ckpt is older than step-00000006.ckpt" in line
+    done = refused(workspace.command("done", f"train.resume={path}", "train.steps=3"), capsys)
+    assert f"{path} is of step 3, so that train.steps=3 leaves none to train in" in done
+    assert not workspace.run("done").folder.exists()  # it was one without a checkpoint
     damaged = workspace.yaml.parent / path.name
     damaged.write_bytes(path.read_bytes())
     line = refused(workspace.command("other", f"train.resume={damaged}"), capsys, code=1)
