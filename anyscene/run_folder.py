@@ -130,11 +130,10 @@ def prepare_run_folder(
     """
     if not is_first_process():
         return
+    record = run_record(run)
+    changed = changed_values(run / "config.yaml", config)
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run, start_step)
-    changed = changed_values(run / "config.yaml", config)
-    save_config(config, run / "config.yaml")
-    record = run_record(run)
     new = f"{config.name}-{os.urandom(4).hex()}"
     for key in IDENTITY:
         record.setdefault(key, (identity or {}).get(key, new))
@@ -158,6 +157,7 @@ def prepare_run_folder(
     }
     record.setdefault("jobs", []).append(job)
     write_json(run / "run.json", record)
+    save_config(config, run / "config.yaml")  # last: a start that dies before sees what changed
 
 
 def read_identity(run: Path) -> dict[str, str]:
