@@ -128,13 +128,22 @@ class AtomicCheckpointIO(CheckpointIO):
         for old in [*finished[self.keep :], *(set(found) - set(finished))]:
             remove_checkpoint(old)
 
+    def failures(self) -> list[str]:
+        """Wait for the last checkpoint; why it is not on the disk, each reason once, [] if it is.
+        All ranks ask, and get the same answer."""
+        self._join()
+        told = [self.failure]
+        if distributed.is_initialized():
+            told = [None] * distributed.get_world_size()
+            distributed.all_gather_object(told, self.failure)
+        return list(dict.fromkeys(filter(None, told)))
+
     def finish(self) -> None:
         """Wait until the last checkpoint is on the disk; all ranks do so.
 
         Raises `DamageError`, the same on all of them, if it is not.
         """
-        self._join()
-        if failures := _of_all_ranks(self.failure):
+        if failures := self.failures():
             raise DamageError(
                 f"the last checkpoint could not be written ({'; '.join(failures)}); make room, and "
                 "the same command goes on from the checkpoint before"
@@ -159,15 +168,6 @@ class AtomicCheckpointIO(CheckpointIO):
     def teardown(self) -> None:
         """Let the writer end, whatever ended the training."""
         self._join()
-
-
-def _of_all_ranks(own: str | None) -> list[str]:
-    """What any rank has to tell, each text once."""
-    told = [own]
-    if distributed.is_initialized():
-        told = [None] * distributed.get_world_size()
-        distributed.all_gather_object(told, own)
-    return list(dict.fromkeys(filter(None, told)))
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

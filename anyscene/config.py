@@ -93,7 +93,7 @@ class DataConfig:
     """Further shard folders and their weights: samples for each one of `train`. > 0."""
     val: str | None = None
     """Shard folder that validation reads, every sample once, given as `train`; null: no
-    validation."""
+    validation. A run warns at its start where shards or scenes of it are trained on."""
     val_samples: int = 64
     """At most so many validation samples, the first ones of the manifest's order. > 0."""
     batch_size: int = 16

@@ -18,7 +18,7 @@ from yaml import MappingNode, Node, SafeLoader, YAMLError, compose
 from anyscene.config import Config
 from anyscene.config_checks import check_config, check_packages, check_paths
 from anyscene.errors import ConfigError, nearest
-from anyscene.files import replace_file
+from anyscene.files import named_in_errors, replace_file
 
 
 def load_config(
@@ -71,7 +71,8 @@ def _schema() -> Any:
 def save_config(config: Config, path: Path) -> None:
     """The whole configuration as YAML that `load_config` reads back to the same object."""
     text = config_text(config)
-    replace_file(path, lambda part: part.write_text(text))
+    with named_in_errors(path):
+        replace_file(path, lambda part: part.write_text(text))
 
 
 def config_text(config: Config) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from torch import nn
 
 from anyscene.checkpoint import check_checkpoint, last_good_checkpoint, read_checkpoint
@@ -31,7 +33,7 @@ from anyscene.export_record import (
     check_export,
     run_figures,
 )
-from anyscene.files import sha256_of, write_json
+from anyscene.files import sha256_of, told_as_mistake, write_json
 from anyscene.model_card import model_card
 from anyscene.models.base import vae_factor
 from anyscene.models.concepts import merge_words
@@ -39,6 +41,7 @@ from anyscene.models.injection import hint_kind
 from anyscene.models.lora import lora_weights, merge_lora
 from anyscene.models.trained import load_named, trained_names
 from anyscene.module import SceneModule
+from anyscene.new_folder import new_folder
 from anyscene.records import run_record
 from anyscene.resume import FIM_SHA256
 
@@ -76,10 +79,30 @@ def export(
         half: weights as float16, but for the text encoder, which transformers would load as such.
 
     Raises:
-        InputError: no run, no checkpoint, `out` is taken, or the weights do not fit float16.
+        InputError: no run, no checkpoint, `out` is taken or cannot be written, or the weights do
+            not fit float16.
         DamageError: `checkpoint` is damaged.
     """
     check_export(run, out, checkpoint, overwrite=overwrite)
+    with new_folder(out, "export") as part:
+        _fill(part, run, out, checkpoint, with_base=with_base, half=half)
+    return out
+
+
+@contextmanager
+def _told_in_a_line(out: Path) -> Iterator[None]:
+    """Raises `InputError` where the disk refuses what is written of `out`, of weights too."""
+    try:
+        with told_as_mistake(out):
+            yield
+    except SafetensorError as error:
+        raise InputError(f"{out}: {error}") from None
+
+
+def _fill(
+    part: Path, run: Path, out: Path, checkpoint: Path | None, *, with_base: bool, half: bool
+) -> None:
+    """Write the export of a run into the folder `part`, which will be `out`."""
     trained = load_trained(run, checkpoint)
     if not with_base and trained.config.train.trainable is not Trainable.fim:
         raise InputError(f"{run} trained the base's UNet, no FIM alone: leave --no-base out")
@@ -90,19 +113,14 @@ def export(
     merge_words(trained.module.base.text_parts())
     if half:
         _round_to_half(trained.module, with_base)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with _told_in_a_line(out):
         _save_weights(trained.module, part, with_base)
         if adapters is not None and trained.config.train.trainable is Trainable.unet:
             _save_adapters(trained.module, adapters, part / LORA_FOLDER)
-        record = export_record(trained, run, out, with_base)
+    record = export_record(trained, run, out, with_base)
+    with _told_in_a_line(out):
         write_json(part / EXPORT_NAME, record)
         (part / "README.md").write_text(model_card(record, with_base=with_base, half=half))
-        _move_into_place(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def load_trained(run: Path, checkpoint: Path | None = None) -> Trained:
@@ -259,12 +277,3 @@ def _forget_origin(path: Path) -> None:
     values = json.loads(path.read_text())
     if values.pop("_name_or_path", None) is not None:
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def _move_into_place(part: Path, out: Path) -> None:
-    """Rename `part` to `out`; what was there goes only when the new folder is in its place."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from anyscene.errors import InputError
+
 
 def part_of(path: Path) -> Path:
     """A temporary name beside `path` that is nobody else's: not another thread's, nor that of a
@@ -40,6 +42,15 @@ def named_in_errors(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def told_as_mistake(folder: Path) -> Iterator[None]:
+    """Raises `InputError` with the file, or else the folder, and why the disk refuses it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
 def keep_first(path: Path, content: bytes) -> None:

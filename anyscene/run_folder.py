@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from anyscene.config import Config
 from anyscene.config_io import changed_values, save_config
 from anyscene.errors import AnySceneError, ConfigError, DamageError
 from anyscene.files import write_json
+from anyscene.locks import alone_in
 from anyscene.ranks import is_first_process, is_requeued, node_name
 from anyscene.records import is_finished, run_record
 
@@ -33,9 +35,14 @@ ASIDE = "damaged-"
 VERSIONS_OF = ("torch", "lightning", "diffusers", "transformers", "webdataset")
 
 
-def agreed_checkpoint(config: Config, run: Path) -> Path | None:
-    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already."""
+def agreed_checkpoint(config: Config, run: Path, stack: ExitStack) -> Path | None:
+    """What `find_checkpoint` finds on rank zero, for all ranks that are connected already.
+
+    Rank zero keeps other trainings out of the run folder until `stack` is closed.
+    """
     if not distributed.is_initialized():
+        if is_first_process():
+            stack.enter_context(alone_in(run))
         return find_checkpoint(config, run)
     if distributed.get_rank() > 0:
         answer: list[Any] = [None]
@@ -44,6 +51,7 @@ def agreed_checkpoint(config: Config, run: Path) -> Path | None:
             raise SystemExit(2)  # rank zero tells why
         return answer[0]
     try:
+        stack.enter_context(alone_in(run))
         found = find_checkpoint(config, run)
     except (AnySceneError, DamageError) as error:
         distributed.broadcast_object_list([error])
@@ -85,8 +93,14 @@ def find_checkpoint(config: Config, run: Path) -> Path | None:
             )
         return None
     check_checkpoint(Path(resume))
+    step = step_of(Path(resume))
     newest = next(iter(checkpoints(run / "checkpoints")), None)
-    if not begun and newest is not None and newest.stem > f"step-{step_of(Path(resume)):08d}":
+    if newest is None and step >= config.train.steps:
+        raise ConfigError(
+            f"train.resume={resume} is of step {step}, so that train.steps={config.train.steps} "
+            f"leaves none to train in {run}; use train.steps={step + 1} or more"
+        )
+    if not begun and newest is not None and newest.stem > f"step-{step:08d}":
         raise ConfigError(
             f"train.resume={resume} is older than {newest.name}, which {run} already holds; "
             "remove the newer checkpoints or give the run another name"
@@ -116,11 +130,10 @@ def prepare_run_folder(
     """
     if not is_first_process():
         return
+    record = run_record(run)
+    changed = changed_values(run / "config.yaml", config)
     run.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run, start_step)
-    changed = changed_values(run / "config.yaml", config)
-    save_config(config, run / "config.yaml")
-    record = run_record(run)
     new = f"{config.name}-{os.urandom(4).hex()}"
     for key in IDENTITY:
         record.setdefault(key, (identity or {}).get(key, new))
@@ -144,6 +157,7 @@ def prepare_run_folder(
     }
     record.setdefault("jobs", []).append(job)
     write_json(run / "run.json", record)
+    save_config(config, run / "config.yaml")  # last: a start that dies before sees what changed
 
 
 def read_identity(run: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`anyscene train`: the order of a run, and nothing else."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from anyscene.config_run import Logger
 from anyscene.cost import images_at_peak
 from anyscene.data.cached import check_cached
 from anyscene.data.datamodule import SceneDataModule
+from anyscene.data.overlap import warn_of_overlap
 from anyscene.data.sources import check_data_sizes
 from anyscene.errors import ConfigError
+from anyscene.files import told_as_mistake
 from anyscene.metrics.build import build_metric_set
 from anyscene.metrics_file import is_validated
 from anyscene.models.injection import fit_embedder
@@ -51,7 +53,13 @@ def train(config: Config) -> Path:
     check_devices(config)
     run = Path(config.runs_dir) / config.name
     check_start(config, run)
-    checkpoint = agreed_checkpoint(config, run)
+    with ExitStack() as stack:
+        train_from(agreed_checkpoint(config, run, stack), config, run)
+    return run
+
+
+def train_from(checkpoint: Path | None, config: Config, run: Path) -> None:
+    """Train from a checkpoint, or anew, in a run folder that this process has for itself."""
     start_step = 0 if checkpoint is None else step_of(checkpoint)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -78,11 +86,13 @@ def train(config: Config) -> Path:
     if checkpoint is None and module.injection is not None and config.fim.fit_embedder_steps:
         with told_of_memory(config, module):
             fit_hint_embedder(module, data)
-    prepare_run_folder(run, config, module.base_sha256, start_step, identity)
     csv = MetricsCsv(run / "metrics.csv")
-    csv.start_at(start_step)
-    if is_first_process():
-        forget_samples(run / "samples", start_step)
+    with told_as_mistake(run):
+        prepare_run_folder(run, config, module.base_sha256, start_step, identity)
+        csv.start_at(start_step)
+        if is_first_process():
+            forget_samples(run / "samples", start_step)
+            warn_of_overlap(config)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
         with told_of_memory(config, module):
@@ -91,7 +101,6 @@ def train(config: Config) -> Path:
         validated = trainer.strategy.broadcast(validated)  # the ranks agree
         if config.data.val is not None and not validated:
             trainer.validate(module, data, verbose=False)
-    return run
 
 
 def held(module: SceneModule) -> Held:

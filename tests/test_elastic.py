@@ -9,6 +9,7 @@ from anyscene.config import BaseConfig, Config, DataConfig, TrainConfig
 from anyscene.config_io import changed_values, save_config
 from anyscene.elastic import fit_accumulation
 from anyscene.errors import ConfigError, InputError
+from anyscene.run_folder import prepare_run_folder
 
 
 @pytest.fixture
@@ -86,3 +87,23 @@ def test_changed_values_are_named_with_both(tmp_path, run):
     now = configured(run, 2, 1, betas=[0.5, 0.9])
     expected = {"train.nodes": [1, 2], "train.betas": [[0.9, 0.999], [0.5, 0.9]]}
     assert changed_values(path, now) == expected
+
+
+@pytest.mark.parametrize("fails", ["write_json", "save_config"])
+def test_a_change_is_recorded_though_its_first_start_failed(fails, tmp_path, monkeypatch):
+    """On a full disk, say: the next start does not take the changed values for the former ones."""
+    run = tmp_path / "new"
+    prepare_run_folder(run, configured(run, 2, 1), "0", 0)
+
+    def fail(*_: object) -> None:
+        raise OSError("full")
+
+    changed = configured(run, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"anyscene.run_folder.{fails}", fail)
+        with pytest.raises(OSError, match="full"):
+            prepare_run_folder(run, changed, "0", 3)
+    prepare_run_folder(run, changed, "0", 3)
+    jobs = json.loads((run / "run.json").read_text())["jobs"]
+    assert jobs[-1]["changed"] == {"train.nodes": [2, 1]}
+    assert jobs[0]["changed"] == {}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from exporting import SIZE, copy_of, files, foreground, loaded_base_sha256
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import tiny_base, tiny_config
 from training import refused
@@ -27,7 +28,9 @@ FIM_WEIGHTS = "controlnet/diffusion_pytorch_model.safetensors"
 
 
 def test_half_rounds_all_but_the_text_encoder(tiny_run: Path, tiny_export: Path, tmp_path: Path):
+    (tmp_path / ".out.123.part" / "unet").mkdir(parents=True)  # of an export that was killed
     folder = export(tiny_run, tmp_path / "out", half=True)
+    assert list(tmp_path.iterdir()) == [folder]
     for name in ("unet", "vae", "controlnet", "text_encoder"):
         (path,) = (folder / name).glob("*.safetensors")
         dtypes = {value.dtype for value in load_file(path).values() if value.is_floating_point()}
@@ -49,6 +52,29 @@ def test_weights_that_do_not_fit_half_are_refused(
     monkeypatch.setattr("anyscene.export.load_trained", load_with_a_large_weight)
     with pytest.raises(InputError, match="the first stage do not fit float16"):
         export(tiny_run, tmp_path / "out", half=True)
+
+
+@pytest.mark.parametrize("fails", ["save_file", "write_json"])
+def test_a_full_disk_is_told_in_one_line(
+    fails: str, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """Of weights by an error of safetensors' own."""
+    reason = "No space left on device (os error 28)"
+    error = SafetensorError(f"I/O error: {reason}") if fails == "save_file" else OSError(28, reason)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    place = (
+        "diffusers.models.modeling_utils.safetensors.torch"
+        if fails == "save_file"
+        else "anyscene.export"
+    )
+    monkeypatch.setattr(f"{place}.{fails}", fail)
+    line = refused(["export", str(tiny_run), "--no-base", "--out", str(tmp_path / "out")], capsys)
+    assert line.startswith(f"anyscene: {tmp_path / 'out'}: ")
+    assert reason in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_moving_average_of_the_newest_checkpoint_is_taken(tiny_run: Path, tiny_export: Path):

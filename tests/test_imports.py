@@ -131,6 +131,8 @@ LEVELS = {
     "anyscene.data.png": 0,
     "anyscene.elastic": 1,
     "anyscene.files": 0,
+    "anyscene.locks": 0,
+    "anyscene.new_folder": 0,
     "anyscene.metrics_file": 0,
     "anyscene.preemption": 0,
     "anyscene.ranks": 0,

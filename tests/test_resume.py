@@ -150,6 +150,9 @@ def test_going_on_from_a_path(whole, workspace, capsys):
     assert ids[0] != ids[1]  # a run of its own in W&B
     line = refused(workspace.command("whole", f"train.resume={path}"), capsys)
     assert "step-00000003.ckpt is older than step-00000006.ckpt" in line
+    done = refused(workspace.command("done", f"train.resume={path}", "train.steps=3"), capsys)
+    assert f"{path} is of step 3, so that train.steps=3 leaves none to train in" in done
+    assert not workspace.run("done").folder.exists()  # it was one without a checkpoint
     damaged = workspace.yaml.parent / path.name
     damaged.write_bytes(path.read_bytes())
     line = refused(workspace.command("other", f"train.resume={damaged}"), capsys, code=1)
@@ -223,8 +226,10 @@ def test_a_resume_needs_its_mix(workspace, demo_shards, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4])
-def test_a_killed_process_goes_on_as_if_nothing_had_happened(step, mixed, workspace, demo_shards):
-    """SIGKILL at a step, with loader processes, then the same command again."""
+def test_a_killed_process_goes_on_as_if_nothing_had_happened(
+    step, mixed, workspace, demo_shards, capsys
+):
+    """SIGKILL at a step, with loader processes, then the same command again; refused before it."""
     run, keys = mixed
     name = f"killed-{step}"
     options = [*mixed_with_workers(demo_shards), "data.val=null"]
@@ -238,6 +243,9 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(step, mixed, worksp
         while not killed.checkpoint(step).with_suffix(".json").exists():
             assert process.poll() is None
             time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        assert "is in use by another training" in refused(workspace.command(name, *options), capsys)
+        process.send_signal(signal.SIGCONT)
         loaders = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         assert process.wait(SECONDS) == -signal.SIGKILL

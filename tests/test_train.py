@@ -1,7 +1,9 @@
 """Runs through the command line: what they leave, and the ways to train."""
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -175,6 +177,31 @@ def test_scenes_of_a_size_that_the_base_cannot_take(key, workspace, demo_shards,
     line = refused(workspace.command("odd", f"{key}={odd}"), capsys)
     assert "has scenes of 60x64 pixels, but this base needs multiples of 8; prepare" in line
     assert not workspace.run("odd").folder.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json", "metrics.csv"])
+def test_a_disk_that_is_full_at_the_start(name, workspace, tmp_path, monkeypatch, capsys):
+    """Of what is written first. A write that fails does not say of which file."""
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("ANYSCENE_REQUEUE", str(marker))
+    monkeypatch.setattr(Path, "replace", fail)
+    line = refused(workspace.command("full", f"runs_dir={tmp_path}"), capsys)
+    assert line == f"anyscene: {tmp_path / 'full' / name}: No space left on device\n"
+    assert not marker.exists()  # another start would meet the same
+
+
+def test_a_run_says_that_it_validates_on_what_it_trains_on(whole, workspace, demo_shards, capsys):
+    workspace.killed_copy(whole[0], "overlap", 6)
+    for split, lines in (("val", 0), ("train", 1)):
+        workspace.train("overlap", workspace.judge, f"data.val={demo_shards / split}")
+        assert capsys.readouterr().err.count("WARNING: 3 of the 3 validation samples") == lines
 
 
 def test_damaged_data_ends_a_run_with_one_line(workspace, demo_shards, tmp_path, capsys):

@@ -16,7 +16,7 @@ class Checkpoints(Callback):
         self.folder = folder
         self.io = io
         self.every = every
-        self.saved_step = start_step
+        self.saved_step: int | None = start_step
 
     def on_save_checkpoint(
         self,
@@ -60,7 +60,10 @@ class Checkpoints(Callback):
         self.save_last(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
-        """Save where the run is now and wait for the disk. Raises `DamageError` if that fails."""
+        """Save where the run is now and wait for the disk; what was saved at this step already, but
+        could not be written, once more. Raises `DamageError` if that fails."""
+        if trainer.global_step == self.saved_step and self.io.failures():
+            self.saved_step = None
         self._save(trainer)
         self.io.finish()
 

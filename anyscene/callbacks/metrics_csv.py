@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from anyscene.files import replace_file
+from anyscene.files import named_in_errors, replace_file
 from anyscene.metrics_file import HEADER, Row, is_validated, read_metrics
 
 
@@ -46,7 +46,8 @@ class MetricsCsv(Logger):
             with part.open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([HEADER, *kept])
 
-        replace_file(self.path, write)
+        with named_in_errors(self.path):
+            replace_file(self.path, write)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger as LightningLogger
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from anyscene.config import Config
 from anyscene.config_run import Logger
@@ -20,11 +19,9 @@ def build_loggers(config: Config, run: Path, start_step: int) -> list[LightningL
             return []
         case Logger.tensorboard:
             # What a killed start has logged beyond its last checkpoint is hidden.
-            return [
-                TensorBoardLogger(
-                    run, name="logs", version="tensorboard", purge_step=start_step + 1
-                )
-            ]
+            from anyscene.tracking.tensorboard import TensorBoard  # if it is installed
+
+            return [TensorBoard(run / "logs" / "tensorboard", purge_step=start_step + 1)]
         case Logger.wandb:
             return [WandbFollower(run, config.log.wait_seconds)]
 

@@ -1,5 +1,7 @@
 """When checkpoints are written, and which stay."""
 
+import errno
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +10,10 @@ import pytest
 import torch
 from training import assert_same_training_state
 
-from anyscene import snapshot
+from anyscene import checkpoint, snapshot
 from anyscene.callbacks.checkpoints import Checkpoints
-from anyscene.checkpoint import AtomicCheckpointIO
+from anyscene.checkpoint import AtomicCheckpointIO, last_good_checkpoint
+from anyscene.cli import main
 from anyscene.errors import DamageError
 
 
@@ -60,6 +63,28 @@ def test_the_end_waits_for_the_disk(tmp_path):
     callback.io.failure = "disk full"
     with pytest.raises(DamageError, match="disk full"):
         run(callback, trainer_of(), 4)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_what_could_not_be_written_at_the_last_step_is_tried_again(
+    fails, workspace, monkeypatch, capsys
+):
+    """The disk was full when the step was saved as every third is, and perhaps still is."""
+    save, tried = checkpoint.torch.save, []
+
+    def fail(*arguments: object) -> None:
+        tried.append(arguments)
+        if len(tried) <= fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(*arguments)
+
+    monkeypatch.setattr("anyscene.checkpoint.torch.save", fail)
+    name = f"tried-again-{fails}"
+    assert main(workspace.command(name, "train.steps=3", "data.val=null")) == fails - 1
+    assert len(tried) == 2
+    assert capsys.readouterr().err.count("WARNING: ") == fails
+    found = last_good_checkpoint(workspace.run(name).folder / "checkpoints")
+    assert (found is None) == (fails == 2)
 
 
 def test_a_checkpoint_that_is_copied_slowly_is_of_its_own_step(whole, workspace, monkeypatch):
