@@ -175,8 +175,7 @@ class AnyScenePipeline(DiffusionPipeline, StableDiffusionMixin, StableDiffusionX
                 With both kinds given the pipeline may be loaded with `text_encoder=None`.
             negative_prompt_embeds: the same in place of `negative_prompt`.
             layout: layout control, see `layout_settings`; None: off.
-            blend, blend_k: see `compositing.blending.blend`. Neither of them, nor layout control,
-                without a foreground.
+            blend, blend_k: see `compositing.blending.blend`; as `layout`, with a foreground alone.
             generator: one, or one an image; an image depends on its own alone.
             latents: initial noise B c h w, in place of `generator`.
             output_type: `pil`; in [0, 1] `pt`, B 3 H W, or `np`, B H W 3; or `latent`, scaled
