@@ -85,6 +85,7 @@ def export(
     """
     check_export(run, out, checkpoint, overwrite=overwrite)
     with new_folder(out, "export") as part:
+        check_export(run, out, checkpoint, overwrite=overwrite)  # another one may just have ended
         _fill(part, run, out, checkpoint, with_base=with_base, half=half)
     return out
 

@@ -1,5 +1,6 @@
 """Atomic files and checksums: a reader sees a whole file or none. No torch here."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from anyscene.errors import InputError
+
+PASSING = frozenset(
+    {errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
+)
+"""What a network file system says when it is not well."""
 
 
 def part_of(path: Path) -> Path:
@@ -46,10 +52,14 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def told_as_mistake(folder: Path) -> Iterator[None]:
-    """Raises `InputError` with the file, or else the folder, and why the disk refuses it."""
+    """Raises `InputError` with the file, or else the folder, and why the disk refuses it; `OSError`
+    where that may pass, so that a job's next start does not meet it."""
     try:
         yield
     except OSError as error:
+        if error.errno in PASSING:
+            error.filename = error.filename or str(folder)
+            raise
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 

@@ -13,6 +13,7 @@ from anyscene.files import told_as_mistake
 from anyscene.ranks import is_requeued, node_name
 
 RUN_LOCK = ".lock"
+MOST_TRIES = 100
 
 
 @contextmanager
@@ -58,26 +59,37 @@ def claimed(lock: Path, folder: Path, other: str, fix: str) -> Iterator[bool]:
         yield file is not None
     finally:
         if file is not None:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays harms nobody
+                if is_at(file, lock):
+                    lock.unlink()
             file.close()
 
 
 def open_locked(lock: Path, folder: Path, told: str) -> IO[bytes] | None:
     """The file, locked, with the name of this process; None where `take` does not lock it."""
-    while True:
+    for _ in range(MOST_TRIES):
         with ExitStack() as stack:
             with told_as_mistake(lock):
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(lock.open("a+b", buffering=0))
             if not take(file, lock, folder, told):
                 return None
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if is_at(file, lock):
                 with suppress(OSError):  # on a full disk it does not say who has it
                     file.truncate(0)
                     file.write(own_name().encode())
                 stack.pop_all()
                 return file
         # The one who had it has removed it since it was opened.
+    raise InputError(f"{folder}: {lock} could not be locked in {MOST_TRIES} tries; try again")
+
+
+def is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is still the one of that name: it may be removed, and made anew."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def take(file: IO[bytes], lock: Path, folder: Path, told: str) -> bool:

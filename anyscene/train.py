@@ -92,7 +92,8 @@ def train_from(checkpoint: Path | None, config: Config, run: Path) -> None:
         csv.start_at(start_step)
         if is_first_process():
             forget_samples(run / "samples", start_step)
-            warn_of_overlap(config)
+    if is_first_process():
+        warn_of_overlap(config)
     trainer = build_trainer(config, csv, run, start_step)
     with followed(trainer.loggers):
         with told_of_memory(config, module):

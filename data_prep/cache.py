@@ -56,7 +56,9 @@ def prepare_cache(
     torch.set_float32_matmul_precision("high")  # as in training
     base = load_base(settings.base, settings.revision, settings.first_stage)
     check_sizes(source.location, source, base.pixel_multiple())
-    earlier = not overwrite and _is_of_an_earlier_version(part.folder(out))
+    folders = [] if overwrite else [part.folder(out)]
+    folders += set(out.glob("part-*")) - {part.folder(out)}  # that it will be joined with
+    earlier = any(map(_is_of_an_earlier_version, folders))
     arguments = _arguments(source, base, settings, device, earlier)
     if not overwrite and (manifest := finished_manifest(out, arguments, part)):
         print(f"{out}: {manifest.samples} samples, made with the same arguments, are there already")

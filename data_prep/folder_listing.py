@@ -105,7 +105,7 @@ def _files(source: Path) -> Iterator[tuple[str, int]]:
         return True
 
     for folder, folders, names in os.walk(source, onerror=_refuse, followlinks=True):
-        shown = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(n for n in folders if not n.startswith(".") and n != "lost+found")
         folders[:] = [name for name in shown if is_new(Path(folder, name))]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()

@@ -8,6 +8,7 @@ from canvases import SIZE, write_canvas
 from PIL import ExifTags, Image, ImageFile
 
 from anyscene.cli import main
+from anyscene.compositing.compose import read_canvas
 from anyscene.errors import InputError
 from anyscene.foregrounds import check_foregrounds
 from anyscene.image_jobs import Model, load_model
@@ -56,6 +57,30 @@ def test_what_a_header_tells_is_told(model: Model, canvas: Path, tmp_path: Path)
     refused("height=9 must be above 0", elements=(f"{canvas}@0.5,0.5,9",))
     refused("wholly outside the canvas", elements=(f"{canvas}@3,0.5,0.5",))
     check(model, Scene("b", ("x",), elements=(f"{photo}@3,0.5,0.5",)), matted=True)  # to be cut out
+
+
+def test_a_lying_tiff_is_turned_once(model: Model, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying, shape = tmp_path / "lying.tiff", (SIZE, 2 * SIZE)
+    Image.new("RGBA", shape, "red").save(lying, compression="tiff_lzw", exif=exif)
+    check(model, Scene("a", ("x",), lying), height=shape[0], width=shape[1])
+    rgb, alpha = read_canvas(lying, shape)
+    assert (rgb[0, 0] * alpha).shape[2:] == shape
+
+
+def test_a_file_of_many_scenes_is_read_once(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, reads = tmp_path / "long.png", []
+    write_canvas(long, (SIZE, 2 * SIZE))
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda file: reads.append(file.filename) or load(file)
+    )
+    element = f"{long}@0.5,0.5,0.5"
+    check(model, *(Scene(name, ("x",), elements=(element, element)) for name in "abc"))
+    assert reads == [str(long)]
 
 
 def test_pixels_are_not_read(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from child_process import SECONDS, child_process
@@ -100,6 +101,22 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
     with alone_in(tmp_path):
         assert (tmp_path / RUN_LOCK).read_text()
     assert len(calls) == 2
+
+
+def test_a_lock_that_another_one_has_now_is_left_to_it(tmp_path):
+    """A user removed the first one's, which was alive after all."""
+    with alone_in(tmp_path):
+        (tmp_path / RUN_LOCK).unlink()
+        (tmp_path / RUN_LOCK).write_text("the second one's")
+    assert (tmp_path / RUN_LOCK).read_text() == "the second one's"
+
+
+def test_a_lock_that_cannot_be_removed_does_not_cost_the_run(tmp_path, monkeypatch):
+    with alone_in(tmp_path):
+        monkeypatch.setattr(Path, "unlink", Mock(side_effect=OSError(errno.ESTALE, "stale")))
+    monkeypatch.undo()
+    with alone_in(tmp_path):
+        assert (tmp_path / RUN_LOCK).exists()
 
 
 def test_nothing_stays_of_a_start_that_wrote_nothing(tmp_path):

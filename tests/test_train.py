@@ -179,22 +179,28 @@ def test_scenes_of_a_size_that_the_base_cannot_take(key, workspace, demo_shards,
     assert not workspace.run("odd").folder.exists()
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "run.json", "metrics.csv"])
-def test_a_disk_that_is_full_at_the_start(name, workspace, tmp_path, monkeypatch, capsys):
-    """Of what is written first. A write that fails does not say of which file."""
+FULL, STALE = errno.ENOSPC, errno.ESTALE
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("config.yaml", FULL), ("run.json", FULL), ("metrics.csv", FULL), ("run.json", STALE)],
+)
+def test_a_disk_that_is_full_at_the_start(name, number, workspace, tmp_path, monkeypatch, capsys):
+    """Or that is a network's and not well. A write that fails does not say of which file."""
     replace = Path.replace
 
     def fail(self: Path, target: Path) -> Path:
         if target.name == name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
         return replace(self, target)
 
     marker = tmp_path / "marker"
     monkeypatch.setenv("ANYSCENE_REQUEUE", str(marker))
     monkeypatch.setattr(Path, "replace", fail)
     line = refused(workspace.command("full", f"runs_dir={tmp_path}"), capsys)
-    assert line == f"anyscene: {tmp_path / 'full' / name}: No space left on device\n"
-    assert not marker.exists()  # another start would meet the same
+    assert line == f"anyscene: {tmp_path / 'full' / name}: {os.strerror(number)}\n"
+    assert marker.exists() == (number == STALE)  # another start would meet a full one again
 
 
 def test_a_run_says_that_it_validates_on_what_it_trains_on(whole, workspace, demo_shards, capsys):

@@ -4,14 +4,16 @@ Sizes are (height, width) in pixels; a `Placement` counts in fractions of the ca
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
 from anyscene.compositing.matting import Matting, cut_out
@@ -163,16 +165,26 @@ def _opaque(file: Image.Image, path: Path) -> InputError:
     )
 
 
-def _upright_size(file: Image.Image) -> tuple[int, int]:
-    """(width, height) as viewers show the image. Of a PNG that is not square all may be read, as
-    its orientation may come last."""
+def _upright_size(file: ImageFile.ImageFile) -> tuple[int, int]:
+    """(width, height) as viewers show the image."""
+    if file.format == "TIFF":  # some of which Pillow turns as it opens them
+        return ImageOps.exif_transpose(file).size
     width, height = file.size
-    turned = width != height and file.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+    path = str(file.filename)
+    turned = width != height and _lies_on_its_side(path, os.stat(path).st_mtime_ns)
     return (height, width) if turned else (width, height)
 
 
+@cache
+def _lies_on_its_side(path: str, _changed: int) -> bool:
+    """Whether viewers turn an image by a quarter. All of a PNG may be read, as its orientation may
+    come last; once for all the scenes that name it."""
+    with Image.open(path) as file:
+        return file.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The file as an image; InputError where it is none, also while it is read."""
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file; give an RGBA image")

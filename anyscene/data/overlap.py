@@ -13,7 +13,7 @@ from anyscene.errors import DamageError
 
 MOST_INDEX_BYTES = 32_000_000
 """Indexes of the training data beyond this, of some 150,000 samples, are not read: a second."""
-SCENES = ("scene.png", "scene.jpg", "latents.safetensors")
+SCENES = ("scene.png", "scene.jpg")
 
 Content = tuple[int, int]  # size and CRC-32 of a scene: keys of two folders may be alike by chance
 

@@ -59,10 +59,11 @@ class TensorBoard(Logger):
     def _unless_refused(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except OSError as error:  # perhaps that of an earlier figure: a thread writes them
+        except Exception as error:  # TensorFlow has its own; perhaps of an earlier figure
             self.writer = None
+            reason = getattr(error, "strerror", None) or error
             print(
-                f"WARNING: {self.folder}: {error.strerror}; the run goes on without TensorBoard, "
+                f"WARNING: {self.folder}: {reason}; the run goes on without TensorBoard, "
                 "and metrics.csv has the figures",
                 file=sys.stderr,
             )

@@ -17,6 +17,7 @@ from anyscene.data.sample import ShardManifest
 from anyscene.errors import InputError
 from data_prep import cache, shard_by_shard
 from data_prep.cache import Settings, prepare_cache
+from data_prep.parts import Part
 from data_prep.verify import verify
 
 
@@ -68,10 +69,7 @@ def test_a_cache_that_names_the_whole_base_stays_one(
     """As earlier versions made them: finished, and killed while lost shards were made again."""
     out = tmp_path / "out"
     shutil.copytree(whole_cache, out)
-    manifest = ShardManifest.read(out)
-    base = {name: value for name, value in manifest.base.items() if name != "encoder_sha256"}
-    sha256 = cache.load_base(cache_settings.base, None, None).sha256()
-    write_manifest(out, replace(manifest, base=base | {"sha256": sha256}))
+    sha256 = name_whole_base(out, cache_settings)["sha256"]
     before = file_bytes(out)
     for name in lost:
         (out / name).unlink()
@@ -87,6 +85,28 @@ def test_a_cache_that_names_the_whole_base_stays_one(
     assert file_bytes(out) == before
     prepare_cache(str(cache_source), out, cache_settings, overwrite=True)
     assert file_bytes(out) == file_bytes(whole_cache)
+
+
+def name_whole_base(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Make a cache one of an earlier version; returns what its manifest has of the base now."""
+    manifest = ShardManifest.read(folder)
+    base = {name: value for name, value in manifest.base.items() if name != "encoder_sha256"}
+    base["sha256"] = cache.load_base(settings.base, None, None).sha256()
+    write_manifest(folder, replace(manifest, base=base))
+    return base
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_part_is_of_the_version_of_the_others(
+    overwrite: bool, cache_source: Path, cache_settings: Settings, tmp_path: Path
+) -> None:
+    """They were not joined where a job array had begun before an upgrade."""
+    first, second = Part(0, 2), Part(1, 2)
+    prepare_cache(str(cache_source), tmp_path, cache_settings, part=first)
+    base = name_whole_base(first.folder(tmp_path), cache_settings)
+    options: dict[str, Any] = {"part": second, "overwrite": overwrite}
+    prepare_cache(str(cache_source), tmp_path, cache_settings, **options)
+    assert ShardManifest.read(tmp_path).base == base
 
 
 def test_a_lost_shard_is_made_again(
