@@ -269,6 +269,7 @@ def test_without_slurm_it_says_where_to_submit(config_file, capsys, monkeypatch)
     monkeypatch.setattr(submit.shutil, "which", lambda _: None)
     line = refused(["submit", str(config_file)], capsys)
     assert "no sbatch here" in line
+    assert not list(config_file.parent.rglob("submit-*"))  # no job reads its configuration
 
 
 def test_what_sbatch_says_is_told_in_one_line(config_file, capsys, monkeypatch, tmp_path):
@@ -280,3 +281,4 @@ def test_what_sbatch_says_is_told_in_one_line(config_file, capsys, monkeypatch, 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     line = refused(["submit", str(config_file), "--partition", "no"], capsys)
     assert "sbatch refuses the job: invalid partition specified: no" in line
+    assert not list(config_file.parent.rglob("submit-*"))

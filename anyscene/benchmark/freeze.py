@@ -1,8 +1,6 @@
 """Benchmark folders that are written whole or not at all, with a checksum of every file."""
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from anyscene.benchmark.scenes import (
 )
 from anyscene.errors import InputError
 from anyscene.files import sha256_of, write_json
+from anyscene.new_folder import new_folder
 
 
 def freeze(
@@ -31,7 +30,7 @@ def freeze(
     One that was built with the same arguments is checked and left as it is.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, or another process builds it.
         DamageError: `out` was built with these arguments but has changed.
     """
     if out.exists() and not overwrite:
@@ -43,16 +42,9 @@ def freeze(
         return found
     if out.exists() and any(out.iterdir()) and not (out / RECORD_NAME).is_file():
         raise InputError(f"--overwrite: {out} is no benchmark; choose another folder")
-    out = out.resolve()
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(out, "build") as part:
         write(part)
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return read_benchmark(out)
+    return read_benchmark(out.resolve())
 
 
 def seal(folder: Path, scenes: Sequence[BenchmarkScene], record: dict[str, Any], card: str) -> None:

@@ -67,9 +67,11 @@ def _submit(options: argparse.Namespace) -> int:
     from anyscene.cluster import submit
     from anyscene.config_io import load_config, read_config
     from anyscene.elastic import fit_accumulation
+    from anyscene.errors import InputError
 
     overrides = _overrides(options)
     _check_kind(options)
+    file = None
     if options.prepare or options.benchmark:
         config = read_config(options.config, overrides)
         if options.prepare:
@@ -83,11 +85,16 @@ def _submit(options: argparse.Namespace) -> int:
         folder = submit.log_folder(config)
         file = folder / "submit-N.yaml" if options.dry_run else submit.freeze(config)
         job = submit.train_job(config, file, options.seeds or "")
-    script = submit.render(job, config.cluster)
-    if options.dry_run:
-        print(script, end="")
-        return 0
-    number = submit.submit(script, submit.log_folder(config))
+    try:
+        script = submit.render(job, config.cluster)
+        if options.dry_run:
+            print(script, end="")
+            return 0
+        number = submit.submit(script, submit.log_folder(config))
+    except InputError:
+        if file is not None:
+            file.unlink(missing_ok=True)  # no job reads it
+        raise
     print(f"job: {number}\nlog: {submit.log_file(job.log, number)}")
     return 0
 
