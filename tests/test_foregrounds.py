@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from canvases import SIZE, write_canvas
@@ -90,6 +91,8 @@ def test_pixels_are_not_read(
     exif[ExifTags.Base.Orientation] = 6
     turned = tmp_path / "turned.webp"
     Image.new("RGBA", (2 * SIZE, SIZE)).save(turned, exif=exif)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", pytest.fail)
+    load = Mock(side_effect=AssertionError)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     check(model, Scene("a", ("x",), canvas), Scene("b", ("x",), elements=(f"{canvas}@0,0,1",)))
     check(model, Scene("c", ("x",), turned), height=2 * SIZE, width=SIZE)
+    assert not load.called

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,13 +65,14 @@ def test_scene_list(tiny_export: Path, canvas: Path, tmp_path: Path, suffix: str
     ],
 )
 def test_bad_scene_lists(tmp_path: Path, text: str, message: str):
-    refused(tmp_path / "scenes.yaml", text, message)
+    assert re.search(message, refusal(tmp_path / "scenes.yaml", text))
 
 
-def refused(path: Path, text: str, message: str) -> None:
+def refusal(path: Path, text: str) -> str:
     path.write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         read_scene_list(path)
+    return str(caught.value)
 
 
 def test_a_scene_list_in_another_encoding_is_refused(tmp_path: Path):
@@ -98,7 +100,7 @@ def test_a_mistake_in_the_last_json_line_is_not_left_out(tmp_path: Path, end: st
     ],
 )
 def test_bad_json_lines(tmp_path: Path, entry: str, message: str):
-    refused(tmp_path / "scenes.jsonl", entry, message)
+    assert re.search(message, refusal(tmp_path / "scenes.jsonl", entry))
 
 
 @pytest.mark.parametrize("written", ["010", "1.10", "1e3", "no", "null", "2024-01-02", "0x1f", "7"])

@@ -60,8 +60,7 @@ def run(
         out: folder of images and manifest.
         settings: `images` is the number of generation seeds a scene.
         share: which part of the images.
-        controlnet: of `controlnet_canny`.
-        sam: of `inpaint_anything`, to find the masks itself.
+        controlnet, sam: of `controlnet_canny`; of `inpaint_anything`, to find the masks itself.
         fine_tunes: of subject-driven methods, where they are kept; None: `out`/fine_tunes.
         fine_tune: of the same, KEY=VALUE changes of the papers' settings.
 

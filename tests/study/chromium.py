@@ -49,6 +49,13 @@ class Browser:
         """Follow a private link."""
         self.driver.get(f"{server.url}/s/{token}")
 
+    def begin(self, server: Server, token: str) -> None:
+        """Follow a private link as far as the first item."""
+        self.open(server, token)
+        self.reach("instructions")
+        self.find("begin").click()
+        self.reach("1 of 10")
+
     def press(self, *keys: str) -> None:
         ActionChains(self.driver).send_keys(*keys).perform()
 

@@ -59,8 +59,5 @@ def browser(server: Server, token: str, tmp_path: Path) -> Iterator["Browser"]:
 
     agree(server)
     with browsing(tmp_path / "profile") as own:
-        own.open(server, token)
-        own.reach("instructions")
-        own.find("begin").click()
-        own.reach("1 of 10")
+        own.begin(server, token)
         yield own

@@ -105,10 +105,7 @@ def test_the_picture_is_enlarged_beside_the_foreground(browser: Browser):
 def test_closing_the_browser_and_coming_back(server: Server, token: str, tmp_path: Path):
     agree(server)
     with browsing(tmp_path / "one") as browser:
-        browser.open(server, token)
-        browser.reach("instructions")
-        browser.find("begin").click()
-        browser.reach("1 of 10")
+        browser.begin(server, token)
         browser.press("1", "2", Keys.ENTER)
         browser.reach("2 of 10")
         browser.press("4")  # half an answer is none

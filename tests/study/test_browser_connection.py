@@ -41,10 +41,7 @@ def test_an_answer_outlives_a_closed_browser_without_connection(
     agree(server)
     profile = tmp_path / "profile"
     with browsing(profile) as browser:
-        browser.open(server, token)
-        browser.reach("instructions")
-        browser.find("begin").click()
-        browser.reach("1 of 10")
+        browser.begin(server, token)
         server.stop()
         browser.press("3", "4", Keys.ENTER)
         browser.wait(lambda: browser.kept() == 1)
@@ -83,10 +80,7 @@ def test_an_answer_is_not_sent_to_another_study_at_the_same_address(
 def test_two_windows_do_not_answer_an_item_twice(browser: Browser, server: Server, token: str):
     first = browser.driver.current_window_handle
     browser.driver.switch_to.new_window("tab")
-    browser.open(server, token)
-    browser.reach("instructions")
-    browser.find("begin").click()
-    browser.reach("1 of 10")
+    browser.begin(server, token)
     browser.press("1", "1", Keys.ENTER)
     browser.reach("2 of 10")
     browser.driver.switch_to.window(first)
